@@ -1,0 +1,1 @@
+"""Backbones: specs, adapters for timm and open_clip, weights, preprocessing, LoRA."""

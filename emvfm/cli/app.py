@@ -1,0 +1,38 @@
+"""The command tree and the entry point of the console script."""
+
+from __future__ import annotations
+
+import typer
+
+from emvfm import __version__
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="emvfm",
+    help="Can a vision foundation model carry my data, what does it see, and will one model serve several datasets?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"emvfm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version.", callback=_version, is_eager=True
+    ),
+) -> None:
+    """Vision foundation models on microscopy, from images to verdicts."""
+
+
+def main() -> None:
+    """Run the command line; the exit codes are 0 done, 1 failed, 2 usage, 3 missing, 4 data refused."""
+    app()

@@ -1,0 +1,1 @@
+"""Datasets: catalog, download, pairing, composing, auditing, splits, image readers, the phantom."""

@@ -1,0 +1,189 @@
+"""The manifest: one row a sample, and the only thing that says which image belongs to which mask and split."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from emvfm.errors import CorruptError, MissingError
+from emvfm.provenance import digest
+from emvfm.workspace import read_json, write_json, write_text
+
+__all__ = ["SPLITS", "Dataset", "Sample", "load_dataset", "save_dataset"]
+
+SCHEMA = 1
+#: ``gap`` holds slices next to a test or validation block: in no split, so that no neighbour leaks.
+SPLITS = ("train", "val", "test", "gap")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with what is known about it.
+
+    Parameters
+    ----------
+    id
+        Unique within the dataset, safe as a file name.
+    image, mask
+        Paths relative to the dataset folder, with ``/``; `mask` is None where nothing is annotated.
+    split
+        One of `SPLITS`.
+    domain
+        The source the image comes from, such as ``lucchi``.
+    volume, z
+        The stack the slice belongs to and its position there; `z` is None for single images.
+    height, width
+        Size in px.
+    pixel_size_nm
+        Side of a pixel in nm, None where unknown.
+    image_sha256, mask_sha256
+        SHA-256 (hex) of the files' bytes.
+    """
+
+    id: str
+    image: str
+    mask: str | None
+    split: str
+    domain: str
+    volume: str
+    z: int | None
+    height: int
+    width: int
+    pixel_size_nm: float | None
+    image_sha256: str
+    mask_sha256: str | None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A named set of samples under one folder.
+
+    `meta` is what ``dataset.json`` holds beside the rows: ``source``, ``licence``, ``citation``,
+    ``pairing``, ``split`` (scheme, seed, gap), and ``audit`` (``passed``, ``refused`` or ``forced``).
+    """
+
+    name: str
+    root: Path
+    samples: tuple[Sample, ...]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def where(self, keep: Callable[[Sample], bool]) -> Dataset:
+        """Return the dataset restricted to the samples `keep` accepts, in the same order."""
+        return replace(self, samples=tuple(s for s in self.samples if keep(s)))
+
+    def split(self, *names: str) -> Dataset:
+        """Return the dataset restricted to the named splits."""
+        return self.where(lambda sample: sample.split in names)
+
+    def annotated(self) -> Dataset:
+        """Return the dataset restricted to the samples that have a mask."""
+        return self.where(lambda sample: sample.mask is not None)
+
+    def image_path(self, sample: Sample) -> Path:
+        return self.root / sample.image
+
+    def mask_path(self, sample: Sample) -> Path | None:
+        return None if sample.mask is None else self.root / sample.mask
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what a study reads from here: content, pairing and splits; no names of files or folders."""
+        return digest(
+            sorted(
+                (
+                    s.image_sha256,
+                    s.mask_sha256 or "",
+                    s.split,
+                    s.domain,
+                    s.volume,
+                    -1 if s.z is None else s.z,
+                    s.pixel_size_nm or 0.0,
+                )
+                for s in self.samples
+            )
+        )
+
+
+_COLUMNS = tuple(f.name for f in fields(Sample))
+
+
+def save_dataset(dataset: Dataset) -> Dataset:
+    """Write ``manifest.csv`` and then ``dataset.json`` under ``dataset.root``; return the dataset."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for sample in dataset.samples:
+        writer.writerow(["" if (value := getattr(sample, c)) is None else value for c in _COLUMNS])
+    write_text(dataset.root / "manifest.csv", text.getvalue())
+    write_json(
+        dataset.root / "dataset.json",
+        {"schema": SCHEMA, "name": dataset.name, "digest": dataset.digest, **dataset.meta},
+    )
+    return dataset
+
+
+def _sample(row: Mapping[str, str], where: str) -> Sample:
+    try:
+        sample = Sample(
+            id=row["id"],
+            image=row["image"],
+            mask=row["mask"] or None,
+            split=row["split"],
+            domain=row["domain"],
+            volume=row["volume"],
+            z=int(row["z"]) if row["z"] else None,
+            height=int(row["height"]),
+            width=int(row["width"]),
+            pixel_size_nm=float(row["pixel_size_nm"]) if row["pixel_size_nm"] else None,
+            image_sha256=row["image_sha256"],
+            mask_sha256=row["mask_sha256"] or None,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptError("bad manifest row", where=where, got=error) from None
+    if sample.split not in SPLITS:
+        raise CorruptError("unknown split", where=where, got=sample.split, expected=" or ".join(SPLITS))
+    for path in filter(None, (sample.image, sample.mask)):
+        pure = PurePosixPath(path)
+        if pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
+            raise CorruptError("path leaves the dataset folder", where=where, got=repr(path))
+    return sample
+
+
+def load_dataset(root: Path) -> Dataset:
+    """Read the dataset under `root`.
+
+    Raises
+    ------
+    MissingError
+        There is no dataset there.
+    CorruptError
+        The manifest is damaged, repeats an id or points outside the folder.
+    """
+    manifest = root / "manifest.csv"
+    if not (root / "dataset.json").is_file() or not manifest.is_file():
+        raise MissingError("no dataset here", where=root, todo="make one with `emvfm data compose`")
+    meta = read_json(root / "dataset.json")
+    if not isinstance(meta, dict) or meta.get("schema") != SCHEMA:
+        raise CorruptError("unknown dataset schema", where=root / "dataset.json", expected=f"schema {SCHEMA}")
+    try:
+        rows: Iterable[dict[str, str]] = list(
+            csv.DictReader(io.StringIO(manifest.read_text(encoding="utf-8")))
+        )
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise CorruptError("not a CSV manifest", where=manifest, got=error) from None
+    samples = tuple(_sample(row, f"{manifest}:{n}") for n, row in enumerate(rows, start=2))
+    if len({s.id for s in samples}) != len(samples):
+        raise CorruptError("a sample id occurs twice", where=manifest)
+    return Dataset(
+        str(meta["name"]),
+        root,
+        samples,
+        {k: v for k, v in meta.items() if k not in ("schema", "name", "digest")},
+    )

@@ -1,0 +1,1 @@
+"""Domain analysis: pure functions over arrays; no files, no torch."""

@@ -1,0 +1,1 @@
+"""Dataset x backbone -> store: the pipeline that overlaps reading, computing and writing."""

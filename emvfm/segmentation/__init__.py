@@ -1,0 +1,1 @@
+"""Segmentation: heads, losses, metrics, training, evaluation, checkpoints."""

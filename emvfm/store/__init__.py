@@ -1,0 +1,1 @@
+"""The embedding store: content key, layout, writer, reader, verification. Arrays and records, no torch."""
