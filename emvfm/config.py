@@ -1,4 +1,4 @@
-"""Strict configuration: defaults, then a YAML file, then ``--set``, then flags; one frozen dataclass a command.
+"""Strict configuration: defaults, a YAML file, ``--set``, flags; one frozen dataclass a command.
 
 A configuration is a frozen standard-library dataclass whose fields are
 ``Annotated[type, bounds, Doc("help")]``. The same class is what a library call takes, what a YAML

@@ -1,1 +1,1 @@
-"""The command line: parse, build a configuration, call one function, render. No numerics, no torch at import."""
+"""The command line: parse, build a configuration, call one function, render; no numerics, no torch."""

@@ -10,7 +10,6 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="emvfm",
-    help="Can a vision foundation model carry my data, what does it see, and will one model serve several datasets?",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -30,7 +29,7 @@ def _root(
         False, "--version", help="Print the version.", callback=_version, is_eager=True
     ),
 ) -> None:
-    """Vision foundation models on microscopy, from images to verdicts."""
+    """Can a vision model carry my data, what does it see, and will one model serve several datasets?"""
 
 
 def main() -> None:

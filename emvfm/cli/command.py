@@ -13,7 +13,7 @@ import inspect
 import json
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -97,6 +97,10 @@ def _option_type(hint: Any) -> Any:
     if origin is tuple:
         return list[_option_type(get_args(hint)[0])]  # type: ignore[misc]
     return hint
+
+
+def _keyword(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _config_parameters(kind: type) -> list[inspect.Parameter]:
@@ -183,7 +187,7 @@ def command(
             for key, hint in _COMMON.items()
             if kind is not None or key not in ("config", "sets")
         ]
-        context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        context = _keyword("ctx", typer.Context)
 
         def invoke(ctx: typer.Context, **values: Any) -> None:
             try:
@@ -213,6 +217,4 @@ def command(
 
 
 def _plain(value: Any) -> Any:
-    return (
-        tuple(value) if isinstance(value, (list, Sequence)) and not isinstance(value, (str, bytes)) else value
-    )
+    return tuple(value) if isinstance(value, list) else value
