@@ -1,0 +1,314 @@
+"""Reading microscopy images: PNG, JPEG and TIFF, decoded by content and never trusted.
+
+An image keeps its native type. Three equal channels collapse to one, because EM is often stored as
+RGB. Whatever is empty, cut off, too large or not what its name says is a `CorruptError` naming the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from emvfm.errors import CorruptError, MissingError
+from emvfm.workspace import write_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "image_size",
+    "list_images",
+    "natural_key",
+    "open_raster",
+    "page_count",
+    "read_image",
+    "read_page",
+    "read_raster",
+    "sniff_format",
+    "write_image",
+]
+
+#: File endings that are read, with the format that must be inside.
+IMAGE_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
+
+#: Largest accepted image in px (11 585 squared); larger ones are whole slides or decompression bombs.
+MAX_PIXELS = 2**27
+
+_MAGIC = (
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+)
+
+T = TypeVar("T")
+
+
+def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Return a sort key that puts ``2.png`` before ``10.png``."""
+    parts = re.split(r"(\d+)", name)
+    return tuple((0, int(part), part) if n % 2 else (1, 0, part) for n, part in enumerate(parts))
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the image files directly in `folder` in natural order; hidden and other files are left out."""
+    if not folder.is_dir():
+        raise MissingError("no such folder of images", where=folder)
+    files = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    return sorted((p for p in files if not p.name.startswith(".")), key=lambda p: natural_key(p.name))
+
+
+def sniff_format(path: Path) -> str:
+    """Return ``PNG``, ``JPEG`` or ``TIFF`` by the first bytes, which must agree with the file's ending."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(8)
+    except FileNotFoundError:
+        raise MissingError("no such image", where=path) from None
+    if not head:
+        raise CorruptError("empty file (0 bytes)", where=path)
+    expected = IMAGE_SUFFIXES.get(path.suffix.lower())
+    found = next((kind for magic, kind in _MAGIC if head.startswith(magic)), None)
+    if found is None:
+        raise CorruptError(
+            "not an image this program reads", where=path, got=head[:4].hex(" "), expected="PNG, JPEG or TIFF"
+        )
+    if expected is not None and found != expected:
+        raise CorruptError("the content is not what the name says", where=path, got=found, expected=expected)
+    return found
+
+
+def _check_size(path: Path, height: int, width: int) -> None:
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise CorruptError(
+            "unusable image size",
+            where=path,
+            got=f"{height}x{width} px",
+            expected=f"1 to {MAX_PIXELS} px",
+            todo="cut larger images into tiles",
+        )
+
+
+def open_raster(path: Path, use: Callable[[Any], T]) -> T:
+    """Open a PNG or JPEG with Pillow, check its size before decoding, and return ``use(image)``.
+
+    Whatever Pillow raises on a damaged file becomes a `CorruptError`.
+    """
+    import struct
+    import zlib
+
+    from PIL import Image
+
+    kind = sniff_format(path)
+    try:
+        with Image.open(path, formats=[kind]) as image:
+            _check_size(path, image.height, image.width)
+            return use(image)
+    except Image.DecompressionBombError as error:
+        raise CorruptError("decompression bomb", where=path, got=error) from None
+    except CorruptError:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, OverflowError) as error:
+        raise CorruptError("damaged image", where=path, got=error) from None
+
+
+def read_raster(path: Path) -> np.ndarray:
+    """Decode a PNG or JPEG to (H, W) or (H, W, 3), uint8 or uint16; alpha is dropped."""
+    import numpy as np
+
+    def decode(image: Any) -> np.ndarray:
+        image.load()
+        if image.mode in ("1", "LA", "La"):
+            return np.array(image.convert("L"))
+        if image.mode in ("L", "RGB"):
+            return np.array(image)
+        if image.mode.startswith("I"):  # 16-bit grey; older files decode to 32-bit integers
+            return np.array(image).astype(np.uint16)
+        if image.mode == "P" and "transparency" in image.info:
+            return np.array(image.convert("RGBA"))[..., :3]
+        return np.array(image.convert("RGB"))
+
+    return open_raster(path, decode)
+
+
+@contextmanager
+def _tiff(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Yield the open file and its first full-resolution series, with every data segment inside the file."""
+    import struct
+
+    import tifffile
+
+    try:
+        # A multi-file OME-TIFF names other files; only this one is meant.
+        with tifffile.TiffFile(path, _multifile=False) as file:
+            if not file.series:
+                raise CorruptError("a TIFF without images", where=path)
+            series = file.series[0]
+            others = [s for s in file.series[1:] if not getattr(s.keyframe, "is_reduced", False)]
+            if others:
+                raise CorruptError(
+                    "pages of different size or type in one TIFF",
+                    where=path,
+                    got=", ".join("x".join(map(str, s.shape)) for s in file.series[:4]),
+                    expected="one image or one stack",
+                )
+            yield file, series
+    except (CorruptError, MissingError):
+        raise
+    except (OSError, ValueError, struct.error, KeyError, IndexError, TypeError, RuntimeError) as error:
+        raise CorruptError("damaged TIFF", where=path, got=error) from None
+
+
+def _plane_axes(series: Any) -> tuple[int, int, int]:
+    """Return (pages, height, width) of a series."""
+    shape = dict(zip(series.axes, series.shape, strict=True))
+    height, width = shape.pop("Y", 0), shape.pop("X", 0)
+    shape.pop("S", None)
+    pages = 1
+    for length in shape.values():
+        pages *= length
+    return pages, height, width
+
+
+def page_count(path: Path) -> int:
+    """Return how many images a file holds: 1 for PNG and JPEG, the number of planes for a TIFF."""
+    if sniff_format(path) != "TIFF":
+        return 1
+    with _tiff(path) as (_, series):
+        return _plane_axes(series)[0]
+
+
+def _tiff_plane(path: Path, page: int | None) -> np.ndarray:
+    import numpy as np
+
+    with _tiff(path) as (file, series):
+        pages, height, width = _plane_axes(series)
+        _check_size(path, height, width)
+        if page is None and pages != 1:
+            raise CorruptError(
+                "a stack where a single image is expected",
+                where=path,
+                got=f"{pages} pages",
+                todo="compose it: `emvfm data compose NAME --images STACK.tif --masks MASKS.tif`",
+            )
+        if not 0 <= (page or 0) < pages:
+            raise CorruptError("no such page", where=path, got=page, expected=f"0 to {pages - 1}")
+        keyframe = series.keyframe
+        one_each = len(series.pages) == pages and all(p is not None for p in series.pages)
+        chosen = series.pages[page or 0] if one_each else None
+        for part in [chosen] if chosen is not None else [p for p in series.pages if p is not None]:
+            _check_segments(path, part, file.filehandle.size)
+        if chosen is not None:
+            values = chosen.asarray()
+        else:  # one directory for many planes (ImageJ hyperstacks), or planes that span several pages
+            stack = series.asarray()
+            axes = series.axes
+            order = [a for a in axes if a not in "YXS"] + ["Y", "X"] + (["S"] if "S" in axes else [])
+            stack = stack.transpose([axes.index(a) for a in order])
+            values = stack.reshape(pages, *stack.shape[len(axes) - (3 if "S" in axes else 2) :])[page or 0]
+        values = np.squeeze(values)
+        if values.ndim == 3 and values.shape[0] in (2, 3, 4) and values.shape[1:] == (height, width):
+            values = np.moveaxis(values, 0, -1)  # planar samples
+        if values.ndim < 2:
+            values = values.reshape(height, width)
+        if keyframe.photometric == 3 and keyframe.colormap is not None:
+            return (keyframe.colormap[:, values] >> 8).astype(np.uint8).transpose(1, 2, 0)
+        if keyframe.photometric == 0 and values.dtype.kind in "bu":  # white is zero
+            values = ~values if values.dtype.kind == "b" else np.iinfo(values.dtype).max - values
+        if values.ndim == 3:
+            values = values[..., :3] if values.shape[-1] >= 3 else values[..., 0]
+        return values
+
+
+def _check_segments(path: Path, page: Any, size: int) -> None:
+    """Refuse segments that are absent or end after the file: the decoder would fill them with zeros."""
+    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+        if count < 1 or offset < 8 or offset + count > size:
+            raise CorruptError(
+                "cut off TIFF", where=path, got=f"{size} bytes", expected=f"at least {offset + count}"
+            )
+
+
+def _native(path: Path, values: np.ndarray) -> np.ndarray:
+    """Return uint8, uint16 or float32 pixels, with equal channels collapsed."""
+    import numpy as np
+
+    if values.dtype.kind == "b":
+        values = values.astype(np.uint8) * np.uint8(255)
+    elif values.dtype.kind == "f":
+        values = values.astype(np.float32)
+        if not np.isfinite(values).all():
+            raise CorruptError("pixels that are not finite numbers", where=path)
+    elif values.dtype not in (np.uint8, np.uint16):
+        if values.dtype.kind not in "iu":
+            raise CorruptError("unusable pixel type", where=path, got=values.dtype)
+        small = values.dtype.itemsize <= 2 and values.min() >= 0
+        values = values.astype(np.uint16 if small else np.float32)
+    if values.ndim == 3 and (values[..., :1] == values).all():
+        values = values[..., 0]
+    return np.ascontiguousarray(values)
+
+
+def read_page(path: Path, page: int | None) -> np.ndarray:
+    """Read page `page` of a file as `read_image` does; None means the file must hold one image."""
+    path = Path(path)
+    if sniff_format(path) == "TIFF":
+        return _native(path, _tiff_plane(path, page))
+    return _native(path, read_raster(path))
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read a single image.
+
+    Returns
+    -------
+    np.ndarray
+        (H, W), or (H, W, 3) where the channels differ; uint8, uint16 or float32 in the file's own
+        range. Palettes are resolved to colours, alpha is dropped, signed and wide integers become
+        float32 (16-bit ones without negative values uint16), 1-bit becomes 0 and 255.
+
+    Raises
+    ------
+    MissingError
+        There is no such file.
+    CorruptError
+        The file is empty, damaged, larger than `MAX_PIXELS`, a stack, has non-finite pixels, or is
+        not what its name says.
+    """
+    return read_page(path, None)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) in px from the header, without decoding."""
+    path = Path(path)
+    if sniff_format(path) == "TIFF":
+        with _tiff(path) as (_, series):
+            _, height, width = _plane_axes(series)
+        _check_size(path, height, width)
+        return height, width
+    return open_raster(path, lambda image: (image.height, image.width))
+
+
+def write_image(path: Path, values: np.ndarray) -> Path:
+    """Write (H, W) or (H, W, 3) pixels: PNG for uint8 and 16-bit grey, else TIFF, as the ending must say."""
+    import io
+
+    stream = io.BytesIO()
+    if path.suffix == ".png":
+        from PIL import Image
+
+        Image.fromarray(values).save(stream, format="PNG")
+    else:
+        import tifffile
+
+        tifffile.imwrite(
+            stream, values, compression="zlib", photometric="rgb" if values.ndim == 3 else "minisblack"
+        )
+    return write_bytes(path, stream.getvalue())
