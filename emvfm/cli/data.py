@@ -71,7 +71,9 @@ def _notes(dataset: Dataset) -> list[str]:
         pairing, split = record["pairing"], record["split"]
         shown = ", ".join(f"{image} ↔ {mask or 'no mask'}" for image, mask in pairing["examples"])
         lines.append(f"pairing  {record['domain']}: {pairing['found']}" + (f" ({shown})" if shown else ""))
-        how = split["scheme"] + (f", validation: {split['validation']}" if "validation" in split else "")
+        how = split["scheme"] + (
+            f" by the source, validation {split['validation']}" if "validation" in split else ""
+        )
         gap = f", gap {split['gap']}" if split.get("gap") else ""
         lines.append(f"split    {record['domain']}: {how}{gap}, seed {split['seed']}")
     verdict = dataset.meta.get("audit", "not made")

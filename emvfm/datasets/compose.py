@@ -111,7 +111,7 @@ def _write_samples(
         written: Iterable[Sample | str] = pool.map(
             lambda draft, sample_id: _write_sample(draft, sample_id, folder, link), drafts, names
         )
-        if console is not None:
+        if console is not None and console.is_terminal:
             from rich.progress import track
 
             written = track(

@@ -58,6 +58,7 @@ class _TransientError(Exception):
 def _request(url: str, offset: int) -> Any:
     """Open `url` from `offset` on; errors become `_TransientError` or `EmvfmError`."""
     import http.client
+    import socket
     import urllib.error
     import urllib.request
 
@@ -74,6 +75,10 @@ def _request(url: str, offset: int) -> Any:
             raise _TransientError(reason) from None
         raise EmvfmError("cannot download", where=url, got=reason) from None
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+        if isinstance(getattr(error, "reason", None), socket.gaierror):  # no network: waiting won't help
+            raise EmvfmError(
+                "cannot download", where=url, got="server not found; is there a network?"
+            ) from None
         raise _TransientError(getattr(error, "reason", error)) from None
 
 

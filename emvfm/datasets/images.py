@@ -7,11 +7,11 @@ RGB. Whatever is empty, cut off, too large or not what its name says is a `Corru
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from emvfm.datasets.tiff import Planes, open_tiff
 from emvfm.errors import CorruptError, MissingError
 from emvfm.workspace import write_bytes
 
@@ -138,102 +138,24 @@ def read_raster(path: Path) -> np.ndarray:
     return open_raster(path, decode)
 
 
-@contextmanager
-def _tiff(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Yield the open file and its first full-resolution series, with every data segment inside the file."""
-    import struct
-
-    import tifffile
-
-    try:
-        # A multi-file OME-TIFF names other files; only this one is meant.
-        with tifffile.TiffFile(path, _multifile=False) as file:
-            if not file.series:
-                raise CorruptError("a TIFF without images", where=path)
-            series = file.series[0]
-            others = [s for s in file.series[1:] if not getattr(s.keyframe, "is_reduced", False)]
-            if others:
-                raise CorruptError(
-                    "pages of different size or type in one TIFF",
-                    where=path,
-                    got=", ".join("x".join(map(str, s.shape)) for s in file.series[:4]),
-                    expected="one image or one stack",
-                )
-            yield file, series
-    except (CorruptError, MissingError):
-        raise
-    except (OSError, ValueError, struct.error, KeyError, IndexError, TypeError, RuntimeError) as error:
-        raise CorruptError("damaged TIFF", where=path, got=error) from None
-
-
-def _plane_axes(series: Any) -> tuple[int, int, int]:
-    """Return (pages, height, width) of a series."""
-    shape = dict(zip(series.axes, series.shape, strict=True))
-    height, width = shape.pop("Y", 0), shape.pop("X", 0)
-    shape.pop("S", None)
-    pages = 1
-    for length in shape.values():
-        pages *= length
-    return pages, height, width
-
-
 def page_count(path: Path) -> int:
     """Return how many images a file holds: 1 for PNG and JPEG, the number of planes for a TIFF."""
-    if sniff_format(path) != "TIFF":
-        return 1
-    with _tiff(path) as (_, series):
-        return _plane_axes(series)[0]
+    path = Path(path)
+    return open_tiff(path, lambda planes: planes.count) if sniff_format(path) == "TIFF" else 1
 
 
-def _tiff_plane(path: Path, page: int | None) -> np.ndarray:
-    import numpy as np
-
-    with _tiff(path) as (file, series):
-        pages, height, width = _plane_axes(series)
-        _check_size(path, height, width)
-        if page is None and pages != 1:
-            raise CorruptError(
-                "a stack where a single image is expected",
-                where=path,
-                got=f"{pages} pages",
-                todo="compose it: `emvfm data compose NAME --images STACK.tif --masks MASKS.tif`",
-            )
-        if not 0 <= (page or 0) < pages:
-            raise CorruptError("no such page", where=path, got=page, expected=f"0 to {pages - 1}")
-        keyframe = series.keyframe
-        one_each = len(series.pages) == pages and all(p is not None for p in series.pages)
-        chosen = series.pages[page or 0] if one_each else None
-        for part in [chosen] if chosen is not None else [p for p in series.pages if p is not None]:
-            _check_segments(path, part, file.filehandle.size)
-        if chosen is not None:
-            values = chosen.asarray()
-        else:  # one directory for many planes (ImageJ hyperstacks), or planes that span several pages
-            stack = series.asarray()
-            axes = series.axes
-            order = [a for a in axes if a not in "YXS"] + ["Y", "X"] + (["S"] if "S" in axes else [])
-            stack = stack.transpose([axes.index(a) for a in order])
-            values = stack.reshape(pages, *stack.shape[len(axes) - (3 if "S" in axes else 2) :])[page or 0]
-        values = np.squeeze(values)
-        if values.ndim == 3 and values.shape[0] in (2, 3, 4) and values.shape[1:] == (height, width):
-            values = np.moveaxis(values, 0, -1)  # planar samples
-        if values.ndim < 2:
-            values = values.reshape(height, width)
-        if keyframe.photometric == 3 and keyframe.colormap is not None:
-            return (keyframe.colormap[:, values] >> 8).astype(np.uint8).transpose(1, 2, 0)
-        if keyframe.photometric == 0 and values.dtype.kind in "bu":  # white is zero
-            values = ~values if values.dtype.kind == "b" else np.iinfo(values.dtype).max - values
-        if values.ndim == 3:
-            values = values[..., :3] if values.shape[-1] >= 3 else values[..., 0]
-        return values
-
-
-def _check_segments(path: Path, page: Any, size: int) -> None:
-    """Refuse segments that are absent or end after the file: the decoder would fill them with zeros."""
-    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
-        if count < 1 or offset < 8 or offset + count > size:
-            raise CorruptError(
-                "cut off TIFF", where=path, got=f"{size} bytes", expected=f"at least {offset + count}"
-            )
+def _tiff_plane(planes: Planes, page: int | None) -> np.ndarray:
+    _check_size(planes.path, planes.height, planes.width)
+    if page is None and planes.count != 1:
+        raise CorruptError(
+            "a stack where a single image is expected",
+            where=planes.path,
+            got=f"{planes.count} pages",
+            todo="compose it: `emvfm data compose NAME --images STACK.tif --masks MASKS.tif`",
+        )
+    if not 0 <= (page or 0) < planes.count:
+        raise CorruptError("no such page", where=planes.path, got=page, expected=f"0 to {planes.count - 1}")
+    return planes.read(page or 0)
 
 
 def _native(path: Path, values: np.ndarray) -> np.ndarray:
@@ -260,7 +182,7 @@ def read_page(path: Path, page: int | None) -> np.ndarray:
     """Read page `page` of a file as `read_image` does; None means the file must hold one image."""
     path = Path(path)
     if sniff_format(path) == "TIFF":
-        return _native(path, _tiff_plane(path, page))
+        return _native(path, open_tiff(path, lambda planes: _tiff_plane(planes, page)))
     return _native(path, read_raster(path))
 
 
@@ -289,8 +211,7 @@ def image_size(path: Path) -> tuple[int, int]:
     """Return (height, width) in px from the header, without decoding."""
     path = Path(path)
     if sniff_format(path) == "TIFF":
-        with _tiff(path) as (_, series):
-            _, height, width = _plane_axes(series)
+        height, width = open_tiff(path, lambda planes: (planes.height, planes.width))
         _check_size(path, height, width)
         return height, width
     return open_raster(path, lambda image: (image.height, image.width))

@@ -8,6 +8,7 @@ from pathlib import Path
 from emvfm.datasets.images import list_images, page_count
 from emvfm.datasets.sources import SOURCES, Source
 from emvfm.errors import MissingError, RefusedError, UsageError
+from emvfm.workspace import read_json
 
 __all__ = ["Entry", "Layout", "Part", "detect_layout", "layout_of_pair"]
 
@@ -132,6 +133,10 @@ def _folder_pair(folder: Path) -> tuple[Path, Path] | None:
 
 def _plain(folder: Path, domain: str) -> Layout | None:
     if found := _folder_pair(folder):
+        if (folder / "phantom.json").is_file():  # its pixel size is known, being made
+            truth = read_json(folder / "phantom.json")
+            part = _part("stack", *found, None)
+            return Layout("phantom", f"phantom-{truth['domain']}", (part,), float(truth["pixel_size_nm"]))
         return Layout("folders", domain, (_part("stack", *found, None),))
     parts = []
     for name, child in _children(folder).items():

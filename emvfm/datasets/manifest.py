@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from emvfm.errors import CorruptError, MissingError
+from emvfm.errors import CorruptError, MissingError, UsageError
 from emvfm.provenance import digest
-from emvfm.workspace import read_json, write_json, write_text
+from emvfm.workspace import check_name, read_json, write_json, write_text
 
 __all__ = ["SPLITS", "Dataset", "Sample", "load_dataset", "save_dataset"]
 
@@ -147,6 +148,16 @@ def _sample(row: Mapping[str, str], where: str) -> Sample:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptError("bad manifest row", where=where, got=error) from None
+    if not all((sample.domain, sample.volume, sample.image, sample.image_sha256)) or None in row:
+        raise CorruptError("incomplete manifest row", where=where)
+    if (sample.mask is None) != (sample.mask_sha256 is None) or min(sample.height, sample.width) < 1:
+        raise CorruptError("contradictory manifest row", where=where)
+    if sample.pixel_size_nm is not None and not 0 < sample.pixel_size_nm < math.inf:
+        raise CorruptError("unusable pixel size", where=where, got=sample.pixel_size_nm)
+    try:
+        check_name(sample.id, "sample")
+    except UsageError as error:
+        raise CorruptError("unusable sample id", where=where, got=error) from None
     if sample.split not in SPLITS:
         raise CorruptError("unknown split", where=where, got=sample.split, expected=" or ".join(SPLITS))
     for path in filter(None, (sample.image, sample.mask)):
@@ -164,26 +175,31 @@ def load_dataset(root: Path) -> Dataset:
     MissingError
         There is no dataset there.
     CorruptError
-        The manifest is damaged, repeats an id or points outside the folder.
+        The manifest is damaged, was changed after it was written, repeats an id or points outside
+        the folder.
     """
     manifest = root / "manifest.csv"
     if not (root / "dataset.json").is_file() or not manifest.is_file():
         raise MissingError("no dataset here", where=root, todo="make one with `emvfm data compose`")
     meta = read_json(root / "dataset.json")
-    if not isinstance(meta, dict) or meta.get("schema") != SCHEMA:
+    if not isinstance(meta, dict) or meta.get("schema") != SCHEMA or not isinstance(meta.get("name"), str):
         raise CorruptError("unknown dataset schema", where=root / "dataset.json", expected=f"schema {SCHEMA}")
     try:
-        rows: Iterable[dict[str, str]] = list(
-            csv.DictReader(io.StringIO(manifest.read_text(encoding="utf-8")))
-        )
+        reader = csv.DictReader(io.StringIO(manifest.read_text(encoding="utf-8"), newline=""))
+        rows: Iterable[dict[str, str]] = list(reader)
     except (csv.Error, UnicodeDecodeError) as error:
         raise CorruptError("not a CSV manifest", where=manifest, got=error) from None
     samples = tuple(_sample(row, f"{manifest}:{n}") for n, row in enumerate(rows, start=2))
     if len({s.id for s in samples}) != len(samples):
         raise CorruptError("a sample id occurs twice", where=manifest)
-    return Dataset(
-        str(meta["name"]),
+    dataset = Dataset(
+        meta["name"],
         root,
         samples,
         {k: v for k, v in meta.items() if k not in ("schema", "name", "digest")},
     )
+    if meta.get("digest") != dataset.digest:  # an audit holds for the rows it saw
+        raise CorruptError(
+            "the manifest was changed or cut after composing", where=manifest, todo="compose again"
+        )
+    return dataset

@@ -22,14 +22,14 @@ class ComposeOptions:
     images: Annotated[Path | None, Doc("Folder of images, or a TIFF stack (with --masks).")] = None
     masks: Annotated[Path | None, Doc("Folder of masks, or a TIFF stack of masks.")] = None
     pairs: Annotated[Path | None, Doc("CSV with the columns image,mask instead of pairing by names.")] = None
-    pairing: Annotated[
-        str, Doc("numbers; or wrong on purpose: text-sorted, shift:K, scramble:P (needs --force).")
-    ] = "numbers"
+    pairing: Annotated[str, Doc("numbers; or wrong on purpose: text-sorted, shift:K, scramble:P.")] = (
+        "numbers"
+    )
     allow_unmasked: Annotated[bool, Doc("Keep images without a mask, unannotated.")] = False
     split: Annotated[
         Literal["auto", "block", "random", "given"],
         Doc(
-            "block of slices with a gap; random (as the reference); given by the source; auto: given or block."
+            "block of slices with a gap; random, as the reference; given by the source; auto: given or block."
         ),
     ] = "auto"
     val: Annotated[float, Ge(0), Lt(1), Doc("Fraction for validation (of the training part if given).")] = 0.1

@@ -1,0 +1,152 @@
+"""TIFF files as planes: single images and stacks, read one plane at a time and never beyond the file.
+
+tifffile fills what it can't find with zeros and follows names to other files; here a file that is cut
+off is an error, and only the file itself is read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from emvfm.errors import CorruptError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["Planes", "open_tiff"]
+
+_MIN_IS_WHITE, _PALETTE = 0, 3
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Planes:
+    """The planes of an open TIFF: `count` of (height, width) px, by pages or by an offset in the file."""
+
+    path: Path
+    count: int
+    height: int
+    width: int
+    keyframe: Any
+    pages: tuple[Any, ...]  # one a plane; empty where one directory stands for a contiguous stack
+    offset: int
+    filehandle: Any
+
+    def read(self, plane: int) -> np.ndarray:
+        """Decode a plane to (H, W) or (H, W, 3) in the file's own type; the palette is resolved, white high."""
+        import numpy as np
+
+        page = self.pages[plane] if self.pages else self.keyframe
+        if self.pages:
+            self._check_segments(page)
+            values = page.asarray()
+        else:
+            shape = (self.height, self.width, *((3,) if self.keyframe.samplesperpixel == 3 else ()))
+            dtype = self.keyframe.dtype.newbyteorder(self.keyframe.parent.byteorder)
+            size = math.prod(shape) * dtype.itemsize
+            start = self.offset + plane * size
+            if start + size > self.filehandle.size:
+                raise self._cut_off(start + size)
+            self.filehandle.seek(start)
+            values = np.frombuffer(self.filehandle.read(size), dtype).reshape(shape)
+            values = values.astype(dtype.newbyteorder("="))
+        return self._oriented(page.keyframe, values)
+
+    def _oriented(self, page: Any, values: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        size = (self.height, self.width)
+        while values.ndim > 2 and values.shape[0] == 1:
+            values = values[0]
+        if values.ndim == 3 and values.shape[1:] == size and values.shape[::2] != size:  # planar samples
+            values = np.moveaxis(values, 0, -1)
+        if values.shape[:2] != size or values.ndim > 3:
+            raise CorruptError("unusual TIFF layout", where=self.path, got="x".join(map(str, values.shape)))
+        if page.photometric == _PALETTE and page.colormap is not None:
+            return (page.colormap[:, values] >> 8).astype(np.uint8).transpose(1, 2, 0)
+        # tifffile marks boolean arrays as white-is-zero and writes them unchanged, so its own files are as meant.
+        own_bool = values.dtype.kind == "b" and "tifffile" in (page.software or "")
+        if page.photometric == _MIN_IS_WHITE and values.dtype.kind in "bu" and not own_bool:
+            values = ~values
+        if values.ndim == 3:  # grey with alpha, or colours with alpha
+            values = values[..., :3] if values.shape[-1] >= 3 else values[..., 0]
+        return values
+
+    def _check_segments(self, page: Any) -> None:
+        """Refuse segments that are absent or end after the file: the decoder would fill them with zeros."""
+        ends = [
+            offset + count
+            for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)
+            if offset >= 8 and count >= 1
+        ]
+        if len(ends) < len(page.dataoffsets) or not ends or max(ends) > self.filehandle.size:
+            raise self._cut_off(max(ends, default=0))
+
+    def _cut_off(self, needed: int) -> CorruptError:
+        return CorruptError(
+            "cut off TIFF", where=self.path, got=f"{self.filehandle.size} bytes", expected=f"{needed} or more"
+        )
+
+
+def _planes(path: Path, file: Any) -> Planes:
+    series = [s for s in file.series if not getattr(s.keyframe, "is_reduced", False)]
+    if not series:
+        raise CorruptError("a TIFF without images", where=path)
+    first = series[0]
+    if any((s.shape, s.dtype, s.axes) != (first.shape, first.dtype, first.axes) for s in series):
+        raise CorruptError(
+            "pages of different size or type in one TIFF",
+            where=path,
+            got=", ".join("x".join(map(str, s.shape)) for s in series[:4]),
+            expected="one image or one stack",
+        )
+    lengths = dict(zip(first.axes, first.shape, strict=True))
+    height, width = lengths.pop("Y", 0), lengths.pop("X", 0)
+    lengths.pop("S", None)
+    if lengths.pop("C", 1) > 1:
+        raise CorruptError("a TIFF with several channels", where=path, got=f"axes {first.axes}")
+    count = math.prod(lengths.values()) * len(series)
+    pages = tuple(page for s in series for page in s.pages if page is not None)
+    offset = 0
+    if len(pages) != count:
+        if len(series) > 1 or first.dataoffset is None or first.keyframe.samplesperpixel not in (1, 3):
+            raise CorruptError("unusual TIFF layout", where=path, got=f"axes {first.axes}")
+        pages, offset = (), first.dataoffset
+    return Planes(path, count, height, width, first.keyframe, pages, offset, file.filehandle)
+
+
+def open_tiff(path: Path, use: Callable[[Planes], T]) -> T:
+    """Open a TIFF and return ``use(planes)``; whatever fails on a damaged file becomes a `CorruptError`.
+
+    Several pages of one size are one stack; reduced copies (pyramids, thumbnails) are left out.
+    """
+    import struct
+    import zlib
+
+    import tifffile
+
+    try:
+        # A multi-file OME-TIFF names other files; only this one is meant.
+        with tifffile.TiffFile(path, _multifile=False) as file:
+            return use(_planes(path, file))
+    except CorruptError:
+        raise
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        struct.error,
+        zlib.error,
+    ) as error:  # all of these come from tifffile and its codecs on damaged files
+        raise CorruptError("damaged TIFF", where=path, got=str(error) or type(error).__name__) from None
