@@ -171,22 +171,15 @@ def check_images(facts: Sequence[Facts]) -> list[Finding]:
                 {"n": len(saturated), "worst": round(worst.at_limit, 4)},
             )
         )
-    for code, what, values in (
-        ("mixed-types", "pixel types", Counter(f.dtype for f in read)),
-        ("mixed-sizes", "image sizes", Counter((f.sample.volume, f.shape) for f in read)),
-    ):
-        if code == "mixed-sizes":
-            volumes = Counter(volume for volume, _ in values)  # type: ignore[misc]
-            bad = sorted(str(volume) for volume, n in volumes.items() if n > 1)
-        else:
-            bad = sorted(str(v) for v in values) if len(values) > 1 else []
-        if bad:
-            text = (
-                "different "
-                + what
-                + (f" within {_named(bad)}" if code == "mixed-sizes" else f": {_named(bad)}")
-            )
-            findings.append(Finding(code, "warning", text, (), {"n": len(bad)}))
+    types = sorted({f.dtype for f in read if f.dtype})
+    if len(types) > 1:
+        findings.append(Finding("mixed-types", "warning", f"different pixel types: {_named(types)}"))
+    sizes: dict[str, set[tuple[int, int] | None]] = defaultdict(set)
+    for fact in read:
+        sizes[fact.sample.volume].add(fact.shape)
+    mixed = sorted(volume for volume, shapes in sizes.items() if len(shapes) > 1)
+    if mixed:
+        findings.append(Finding("mixed-sizes", "warning", f"different image sizes within {_named(mixed)}"))
     return findings
 
 
@@ -283,7 +276,9 @@ def _near_duplicates(samples: Sequence[Sample], thumbnails: Mapping[str, np.ndar
     for sample in samples:
         if sample.id in thumbnails:
             by_length[len(thumbnails[sample.id])].append(sample)
-    across, within, highest = [], [], 0.0
+    across: list[tuple[Sample, Sample]] = []
+    within: list[tuple[Sample, Sample]] = []
+    highest = 0.0
     for members in by_length.values():
         stack = np.stack([thumbnails[s.id] for s in members])
         for start in range(0, len(members), 512):

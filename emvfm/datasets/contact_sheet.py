@@ -82,24 +82,25 @@ def draw_contact_sheet(dataset: Dataset, limit: int = 24, flagged: Sequence[str]
 
     samples = choose_samples(dataset, max(limit, 1), flagged)
     columns = max(1, min(COLUMNS, len(samples)))
-    rows = max(1, -(-len(samples) // columns))
     tiles = [_tile(dataset, sample) for sample in samples]
-    height = max((t.height for t in tiles), default=TILE)
-    cell = (TILE + 2 * MARGIN, height + CAPTION + 2 * MARGIN)
-    sheet = Image.new("RGB", (columns * cell[0], rows * cell[1]), _PAPER)
+    rows = [range(start, min(start + columns, len(tiles))) for start in range(0, len(tiles), columns)]
+    heights = [max(tiles[n].height for n in row) + CAPTION + 2 * MARGIN for row in rows]
+    width = TILE + 2 * MARGIN
+    sheet = Image.new("RGB", (columns * width, max(sum(heights), TILE)), _PAPER)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=12)
-    for n, (sample, tile) in enumerate(zip(samples, tiles, strict=True)):
-        x, y = (n % columns) * cell[0] + MARGIN, (n // columns) * cell[1] + MARGIN
-        sheet.paste(tile, (x, y))
-        if sample.id in flagged:
-            draw.rectangle((x - 3, y - 3, x + tile.width + 2, y + tile.height + 2), outline=_FLAG, width=3)
-        draw.text(
-            (x, y + tile.height + 4),
-            _shortened(f"{sample.id}  {sample.split}", font, TILE),
-            fill=_INK,
-            font=font,
-        )
+    top = MARGIN
+    for row, height in zip(rows, heights, strict=True):
+        for column, n in enumerate(row):
+            sample, tile = samples[n], tiles[n]
+            left = column * width + MARGIN
+            sheet.paste(tile, (left, top))
+            if sample.id in flagged:
+                frame = (left - 3, top - 3, left + tile.width + 2, top + tile.height + 2)
+                draw.rectangle(frame, outline=_FLAG, width=3)
+            caption = _shortened(f"{sample.id}  {sample.split}", font, TILE)
+            draw.text((left, top + tile.height + 4), caption, fill=_INK, font=font)
+        top += height
     stream = io.BytesIO()
     sheet.save(stream, format="PNG", optimize=True)
     return stream.getvalue()
