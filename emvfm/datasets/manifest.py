@@ -1,4 +1,4 @@
-"""The manifest: one row a sample, and the only thing that says which image belongs to which mask and split."""
+"""The manifest: one row a sample; nothing else says which image belongs to which mask and split."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what a study reads from here: content, pairing and splits; no names of files or folders."""
+        """SHA-256 of what a study reads from here: content, pairing and splits, no names of files."""
         return digest(
             sorted(
                 (

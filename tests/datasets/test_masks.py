@@ -39,7 +39,7 @@ def _rgba(colour: np.ndarray, alpha: np.ndarray) -> Image.Image:
 
 
 _KINDS = {
-    "1-bit": lambda t: Image.fromarray(t),
+    "1-bit": Image.fromarray,
     "0/1": lambda t: Image.fromarray(t.astype(np.uint8)),
     "0/255": lambda t: Image.fromarray(t.astype(np.uint8) * 255),
     "0/128": lambda t: Image.fromarray(t.astype(np.uint8) * 128),

@@ -27,7 +27,7 @@ def test_block_splits_are_blocks_and_keep_the_gap(n, val, test, gap, seed):
     try:
         splits = block_split(n, val=val, test=test, gap=gap, seed=seed)
     except RefusedError:
-        # Refused only where it is tight: both blocks, three gaps and a slice do not all fit in the worst place.
+        # Refused only where it is tight: blocks, gaps and a slice do not all fit in the worst place.
         needed = (max(1, round(val * n)) if val else 0) * 3 + (max(1, round(test * n)) if test else 0) * 2
         assert n <= needed + 6 * gap + 3
         assume(False)
