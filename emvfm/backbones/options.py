@@ -1,0 +1,66 @@
+"""The options of every command that uses a backbone, light enough for the command line to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Lt
+
+from emvfm.config import FORBID_EXTRA, Doc
+
+__all__ = ["BackboneOptions", "LoraOptions"]
+
+
+@dataclass(frozen=True)
+class BackboneOptions:
+    """Which backbone, with which weights, and how images are given to it; see `loading.load_backbone`."""
+
+    __pydantic_config__ = FORBID_EXTRA
+
+    backbone: Annotated[str, Doc("Name of `emvfm backbones list`, or timm:NAME.")] = "dinov2"
+    weights: Annotated[Path | None, Doc("Weight file (safetensors or .pth) instead of the usual places.")] = (
+        None
+    )
+    untrained: Annotated[bool, Doc("Random weights on purpose, seeded by --init-seed.")] = False
+    init: Annotated[
+        Literal["timm", "kaiming", "xavier", "orthogonal", "trunc_normal"],
+        Doc("Scheme of --untrained; timm is the library's own initialisation."),
+    ] = "timm"
+    init_seed: Annotated[int, Ge(0), Doc("Seed of --untrained.")] = 0
+    adapter: Annotated[str | None, Doc("Run or folder with a LoRA adapter to put on the backbone.")] = None
+    layers: Annotated[
+        tuple[int, ...] | None, Doc("Block, 0-based, repeatable; without it four evenly spaced.")
+    ] = None
+    input_size: Annotated[str, Doc("native, the long edge in pixels, or x<scale> such as x0.5.")] = "native"
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"], Doc("auto: bfloat16 where the processor has it.")
+    ] = "auto"
+    device: Annotated[str, Doc("auto, cpu, cuda, cuda:1, mps.")] = "auto"
+
+
+@dataclass(frozen=True)
+class LoraOptions:
+    """The shape of a LoRA adapter (arXiv 2106.09685); see `lora.inject_lora`.
+
+    The fields carry the prefix ``lora_`` so that a training configuration can inherit them.
+    """
+
+    __pydantic_config__ = FORBID_EXTRA
+
+    lora_rank: Annotated[int, Gt(0), Doc("Rank of the adapter.")] = 16
+    lora_alpha: Annotated[float, Gt(0), Doc("Scale: the update is alpha / rank times B A.")] = 32.0
+    lora_dropout: Annotated[float, Ge(0), Lt(1), Doc("Dropout on the adapter's input.")] = 0.0
+    lora_targets: Annotated[
+        tuple[str, ...], Doc("attention, attention+mlp, or module names within a block; repeatable.")
+    ] = ("attention",)
+    lora_blocks: Annotated[
+        tuple[int, ...] | None, Doc("Block to adapt, 0-based, repeatable; without it all.")
+    ] = None
+    dora: Annotated[bool, Doc("Adapt magnitude and direction apart (DoRA, arXiv 2402.09353).")] = False
+    rslora: Annotated[bool, Doc("Scale by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732).")] = False
+    lora_init: Annotated[
+        Literal["default", "gaussian", "orthogonal", "pissa", "pissa_niter_4", "olora"],
+        Doc("First values of the adapter; all leave the model as it is at step 0."),
+    ] = "default"
