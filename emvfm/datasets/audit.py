@@ -88,7 +88,7 @@ class AuditReport:
         """The verdict in one sentence."""
         if self.verdict == "refused":
             more = len(self.errors) - 1
-            return f"refused: {self.errors[0].message}" + (f" (and {more} more errors)" if more else "")
+            return f"refused: {self.errors[0].message}" + (f" (and {more} more)" if more else "")
         checked = [p.agreement for p in self.pairings]
         if not checked:
             return "passed; too few masks to compare their pairing with others"

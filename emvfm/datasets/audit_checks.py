@@ -352,6 +352,6 @@ def check_splits(samples: Sequence[Sample]) -> list[Finding]:
     numbers = dict(annotated)
     for split, least, what in (("train", 4, "training"), ("test", 3, "test")):
         if annotated[split] < least:
-            text = f"only {annotated[split]} annotated {what} slices"
+            text = f"only {annotated[split]} annotated {what} slice(s)"
             findings.append(Finding("few-annotated", "warning", text, (), numbers))
     return findings

@@ -183,8 +183,9 @@ def _alternatives(positions: Sequence[int]) -> dict[str, tuple[np.ndarray, np.nd
     every = np.arange(n)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for k in range(1, max(min(n // 2, n - 6), 0) + 1):
-        found[f"masks moved {k} slices back"] = (every[: n - k], every[k:])
-        found[f"masks moved {k} slices forward"] = (every[k:], every[: n - k])
+        slices = "1 slice" if k == 1 else f"{k} slices"
+        found[f"masks moved {slices} back"] = (every[: n - k], every[k:])
+        found[f"masks moved {slices} forward"] = (every[k:], every[: n - k])
     found["reversed order"] = (every, every[::-1])
     text = _text_order(positions)
     if not np.array_equal(text, every):
@@ -214,7 +215,7 @@ class PairAgreement:
         Share of masks for which no other slice fits better than their own.
     alternative, alternative_agreement, alternative_ratio
         The best of the other systematic pairings (shifts, reversed, text order undone), its agreement, and
-        its T over that of the given pairing on the same slices.
+        its T over that of the given pairing (on all slices or on the same ones, whichever is larger).
     best_offset
         For each mask the distance (in masks of the stack) to the slice it fits best.
     beaten
@@ -321,14 +322,16 @@ def assess_pairing(
     for start in range(0, permutations, 64):  # bounded memory: 64 pairings at a time
         orders = np.stack([rng.permutation(n) for _ in range(min(64, permutations - start))])
         null[start : start + len(orders)] = _agreement(white[every[None], orders], folds)
+    floor = float(np.quantile(null, 0.99))
     best: tuple[float, str | None, float] = (-np.inf, None, 0.0)
     for name, (images, masks) in _alternatives(positions).items():
         order = np.argsort(images, kind="stable")
         images, masks = images[order], masks[order]
         value = float(_agreement(white[images, masks], folds[images]))
         same = float(_agreement(white[images, images], folds[images]))
-        # A weak given pairing must not make a weak alternative look strong.
-        ratio = value / max(same, float(np.quantile(null, 0.99)), 1e-9)
+        # Neither a part of the stack where the masks say little nor a weak given pairing may make a weak
+        # alternative look strong.
+        ratio = value / max(same, given, floor, 1e-9)
         if ratio > best[0]:
             best = (ratio, name, value)
     scores = _scores(white, folds)
