@@ -9,6 +9,7 @@ import typer
 
 from emvfm.cli.command import Call, command
 from emvfm.cli.completion import complete_dataset, complete_source
+from emvfm.cli.data_audit import register as register_audit
 from emvfm.datasets.options import ComposeOptions
 
 if TYPE_CHECKING:
@@ -62,6 +63,15 @@ def _splits_table(dataset: Dataset) -> Any:
     return table
 
 
+def _warnings(dataset: Dataset) -> list[str]:
+    """Return what the audit remarked without refusing."""
+    from emvfm.workspace import read_json
+
+    path = dataset.root / "audit.json"
+    findings = read_json(path).get("findings", []) if path.is_file() else []
+    return [f["message"] for f in findings if f["severity"] != "info"]
+
+
 def _notes(dataset: Dataset) -> list[str]:
     """Return the lines on pairing, split, audit and place."""
     from rich.markup import escape
@@ -80,6 +90,7 @@ def _notes(dataset: Dataset) -> list[str]:
     style = {"passed": "green", "forced": "red"}.get(verdict, "yellow")
     lines = [escape(line) for line in lines]
     lines.append(f"audit    [{style}]{verdict}[/]  {escape(str(dataset.root / 'contact_sheet.png'))}")
+    lines += [f"[yellow]warning[/]  {escape(text)}" for text in _warnings(dataset)]
     lines.append(f"folder   {escape(str(dataset.root))}")
     return lines
 
@@ -97,6 +108,7 @@ def register(app: typer.Typer) -> None:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.add_typer(data)
+    register_audit(data)
 
     @command(data, "compose", ComposeOptions)
     def compose_command(
@@ -207,12 +219,18 @@ def register(app: typer.Typer) -> None:
             str,
             typer.Argument(help="Dataset, by name or path, or name:split.", autocompletion=complete_dataset),
         ],
+        verify: Annotated[
+            bool, typer.Option("--verify", help="Compare every file with its recorded SHA-256.")
+        ] = False,
     ) -> None:
         """Show one dataset: splits, pairing, audit, licence, citation."""
         from rich.markup import escape
 
         from emvfm.datasets.catalog import open_dataset
+        from emvfm.datasets.manifest import verify_files
 
         dataset = open_dataset(call.workspace, name)
+        if verify:
+            verify_files(dataset)
         more = [f"{key:<9}{dataset.meta[key]}" for key in ("licence", "citation") if dataset.meta.get(key)]
         call.result(_summary(dataset), _splits_table(dataset), "", *_notes(dataset), *map(escape, more))

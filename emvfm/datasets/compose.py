@@ -172,20 +172,20 @@ def _audit(dataset: Dataset, name: str, workspace: Workspace, force: bool, seed:
     from emvfm.datasets.audit import audit_dataset, write_contact_sheet
 
     report = audit_dataset(dataset, seed=seed)
-    folder = dataset.root
     refused = report.verdict != "passed"
+    folder = dataset.root
     if refused and not force:
         folder = refused_folder(workspace, name)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     write_json(folder / "audit.json", report.to_json())
-    write_contact_sheet(dataset, folder / "contact_sheet.png")
+    flagged = tuple(dict.fromkeys(sample for error in report.errors for sample in error.samples))
+    write_contact_sheet(dataset, folder / "contact_sheet.png", flagged=flagged[:12])
     if refused and not force:
-        findings = [f for f in report.findings if getattr(f, "severity", "refuse") in ("refuse", "refused")]
         raise RefusedError(
             "the audit refuses this dataset",
             where=name,
-            got="; ".join(str(getattr(f, "message", f)) for f in (findings or report.findings)[:3]),
+            got="; ".join(error.message for error in report.errors[:3]),
             todo=f"look at {folder / 'contact_sheet.png'}, or keep it with --force",
         )
     verdict = "forced" if refused else "passed"

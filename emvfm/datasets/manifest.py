@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from emvfm.errors import CorruptError, MissingError, UsageError
-from emvfm.provenance import digest
+from emvfm.provenance import digest, sha256_file
 from emvfm.workspace import check_name, read_json, write_json, write_text
 
-__all__ = ["SPLITS", "Dataset", "Sample", "load_dataset", "save_dataset"]
+__all__ = ["SPLITS", "Dataset", "Sample", "load_dataset", "save_dataset", "verify_files"]
 
 SCHEMA = 1
 #: ``gap`` holds slices next to a test or validation block: in no split, so that no neighbour leaks.
@@ -203,3 +203,26 @@ def load_dataset(root: Path) -> Dataset:
             "the manifest was changed or cut after composing", where=manifest, todo="compose again"
         )
     return dataset
+
+
+def verify_files(dataset: Dataset) -> None:
+    """Compare every image and mask with its SHA-256: a hard link changes with its source if that is edited.
+
+    Raises
+    ------
+    MissingError
+        A file is gone.
+    CorruptError
+        A file is not the one that was composed.
+    """
+    for sample in dataset.samples:
+        for path, expected in (
+            (dataset.image_path(sample), sample.image_sha256),
+            (dataset.mask_path(sample), sample.mask_sha256),
+        ):
+            if path is None:
+                continue
+            if not path.is_file():
+                raise MissingError("file of the dataset is gone", where=path, todo="compose again")
+            if sha256_file(path) != expected:
+                raise CorruptError("file was changed after composing", where=path, todo="compose again")

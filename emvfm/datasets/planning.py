@@ -126,7 +126,10 @@ def _split(
             volumes.setdefault(draft.volume, []).append(n)
     found = set()
     for positions in volumes.values():
-        splits, how = _split_volume([drafts[n] for n in positions], options, test)
+        try:
+            splits, how = _split_volume([drafts[n] for n in positions], options, test)
+        except RefusedError as error:
+            raise RefusedError(str(error), where=drafts[positions[0]].volume) from None
         found.add(how)
         for n, split in zip(positions, splits, strict=True):
             drafts[n] = replace(drafts[n], split=split)

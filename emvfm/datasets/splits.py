@@ -68,7 +68,7 @@ def block_split(n: int, *, val: float = 0.1, test: float = 0.2, gap: int = 1, se
         "stack too short for these splits",
         got=f"{n} slices",
         expected=f"more than {n_test} test + {n_val} val + gaps of {gap}",
-        todo="lower --test, --val or --gap, or add slices",
+        todo="lower --test, --val or --gap, add slices, or take --split random",
     )
     taken: dict[int, str] = {}
     lost: set[int] = set()

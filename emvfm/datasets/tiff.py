@@ -38,7 +38,7 @@ class Planes:
     filehandle: Any
 
     def read(self, plane: int) -> np.ndarray:
-        """Decode a plane to (H, W) or (H, W, 3) in the file's own type; palettes are resolved, white is high."""
+        """Decode a plane to (H, W) or (H, W, 3) in its own type; palettes are resolved, white is high."""
         import numpy as np
 
         page = self.pages[plane] if self.pages else self.keyframe
@@ -69,7 +69,7 @@ class Planes:
             raise CorruptError("unusual TIFF layout", where=self.path, got="x".join(map(str, values.shape)))
         if page.photometric == _PALETTE and page.colormap is not None:
             return (page.colormap[:, values] >> 8).astype(np.uint8).transpose(1, 2, 0)
-        # tifffile marks boolean arrays as white-is-zero but writes them unchanged: its own files are as meant.
+        # tifffile marks boolean arrays as white-is-zero but writes them unchanged: those are as meant.
         own_bool = values.dtype.kind == "b" and "tifffile" in (page.software or "")
         if page.photometric == _MIN_IS_WHITE and values.dtype.kind in "bu" and not own_bool:
             values = ~values

@@ -20,10 +20,13 @@ register(app)
 
 
 class _Report:
-    verdict, findings = "passed", ()
+    verdict, errors = "passed", ()
 
     def to_json(self) -> dict:
-        return {"verdict": self.verdict}
+        return {
+            "verdict": self.verdict,
+            "findings": [{"severity": "warning", "message": "slices [far] apart"}],
+        }
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def run(tmp_path, monkeypatch):
     fake = types.ModuleType("emvfm.datasets.audit")
     vars(fake).update(
         audit_dataset=lambda dataset, seed=0: _Report(),
-        write_contact_sheet=lambda dataset, path: path.write_bytes(b""),
+        write_contact_sheet=lambda dataset, path, flagged=(): path.write_bytes(b""),
     )
     monkeypatch.setitem(sys.modules, "emvfm.datasets.audit", fake)
     monkeypatch.setenv("EMVFM_ROOT", str(tmp_path / "ws"))
@@ -56,13 +59,16 @@ def folder(tmp_path) -> Path:
 def test_compose_list_and_show(run, folder):
     result = run("compose", "lucchi", "--from", folder)
     assert result.exit_code == 0, result.output
-    for text in ("mask0001.png ↔ 1.png", "audit", "passed", "lucchi"):
+    for text in ("mask0001.png ↔ 1.png", "audit", "passed", "lucchi", "slices [far] apart"):
         assert text in result.output
     listed = run("list")
     assert "lucchi" in listed.output
     shown = run("show", "lucchi:test")
     assert shown.exit_code == 0
     assert "Casser" in shown.output
+    assert run("show", "lucchi", "--verify").exit_code == 0
+    (folder / "Test_In" / "mask0003.png").write_bytes(b"edited in place")
+    assert "file was changed" in run("show", "lucchi", "--verify").stderr
 
 
 def test_json_is_one_object(run, folder):
@@ -78,8 +84,9 @@ def test_json_is_one_object(run, folder):
 
 def test_options_reach_the_dataset(run, folder, tmp_path):
     result = run(
-        "compose", "d", "--from", folder, "--split", "block", "--val", "0.2", "--test", "0.25", "--gap", "2",
-        "--domain", "mine", "--pixel-size", "7.5", "--pairing", "shift:2", "--link", "copy", "--seed", "4", "--json",
+        "compose", "d", "--from", folder, "--split", "block", "--val", "0.2", "--test", "0.25",
+        "--gap", "2", "--domain", "mine", "--pixel-size", "7.5", "--pairing", "shift:2",
+        "--link", "copy", "--seed", "4", "--json",
     )  # fmt: skip
     made = json.loads(result.stdout)
     assert made["split"] == {"seed": 4, "val": 0.2, "scheme": "block", "test": 0.25, "gap": 2}
@@ -96,6 +103,11 @@ def test_merging_by_names(run, folder):
     run("compose", "b", "--from", folder, "--domain", "other", "--split", "block")
     made = json.loads(run("compose", "both", "--from", "a", "--from", "b", "--json").stdout)
     assert list(made["counts"]) == ["lucchi", "other"]
+
+
+def test_audit_and_phantom_are_in_the_same_group(run):
+    output = run("--help").output
+    assert all(name in output for name in ("compose", "fetch", "list", "show", "audit", "phantom"))
 
 
 @pytest.mark.parametrize(
@@ -166,9 +178,7 @@ def test_names_complete(run, folder, tmp_path, monkeypatch):
 
 
 def test_the_module_is_light():
-    code = (
-        "import sys, emvfm.cli.data; "
-        "print([m for m in ('torch', 'numpy', 'pydantic', 'PIL', 'tifffile', 'scipy', 'pooch') if m in sys.modules])"
-    )
+    heavy = ("torch", "numpy", "pydantic", "PIL", "tifffile", "scipy", "pooch")
+    code = f"import sys, emvfm.cli.data; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

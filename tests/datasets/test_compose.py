@@ -18,7 +18,7 @@ from PIL import Image
 from emvfm.datasets import compose as compose_module
 from emvfm.datasets.compose import MAPPING_COLUMNS, compose, refused_folder
 from emvfm.datasets.images import read_image
-from emvfm.datasets.manifest import load_dataset
+from emvfm.datasets.manifest import load_dataset, verify_files
 from emvfm.datasets.masks import read_mask
 from emvfm.datasets.options import ComposeOptions
 from emvfm.errors import CorruptError, MissingError, RefusedError, UsageError
@@ -28,7 +28,8 @@ from emvfm.workspace import Workspace
 class _Report:
     def __init__(self, verdict: str) -> None:
         self.verdict = verdict
-        self.findings = () if verdict == "passed" else ("masks fit other slices better",)
+        finding = types.SimpleNamespace(message="masks fit other slices better", samples=("s1", "s2"))
+        self.errors = () if verdict == "passed" else (finding,)
 
     def to_json(self) -> dict:
         return {"verdict": self.verdict}
@@ -45,7 +46,7 @@ def audit(monkeypatch):
         return _Report(fake.verdict)
 
     fake.audit_dataset = audit_dataset
-    fake.write_contact_sheet = lambda dataset, path: path.write_bytes(b"sheet")
+    fake.write_contact_sheet = lambda dataset, path, flagged=(): path.write_bytes(b"sheet")
     monkeypatch.setitem(sys.modules, "emvfm.datasets.audit", fake)
     return fake
 
@@ -231,6 +232,19 @@ def test_composed_layout_of_the_reference_is_a_source(tmp_path, workspace, audit
     }
 
 
+def test_an_edited_source_is_noticed_through_its_hard_link(tmp_path, workspace, audit):
+    source = _folders(tmp_path / "s")
+    dataset = compose("d", [source], workspace)
+    verify_files(dataset)
+    with (source / "images" / "im004.tif").open("ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(CorruptError, match=r"000004\.tif: file was changed"):
+        verify_files(dataset)
+    dataset.mask_path(dataset.samples[0]).unlink()
+    with pytest.raises(MissingError, match="gone"):
+        verify_files(dataset)
+
+
 @pytest.mark.parametrize("link", ["hard", "copy", "sym"])
 def test_links(tmp_path, workspace, audit, link):
     source = _folders(tmp_path / "s")
@@ -386,10 +400,9 @@ def test_composing_twice_gives_the_same_bytes(tmp_path, workspace, audit):
 
 @pytest.mark.slow
 def test_real_data_passes_and_its_text_sorted_pairing_is_refused(shared_data, workspace):
-    pytest.importorskip("emvfm.datasets.audit")
     lucchi = compose("lucchi", [shared_data / "lucchi++"], workspace)
     assert (len(lucchi.split("test")), lucchi.meta["audit"]) == (37, "passed")
     vnc = compose("vnc", [shared_data / "vnc"], workspace)
     assert (len(vnc), vnc.meta["audit"]) == (20, "passed")
-    with pytest.raises(RefusedError):
+    with pytest.raises(RefusedError, match="fit other slices better"):
         compose("wrong", [shared_data / "lucchi++"], workspace, ComposeOptions(pairing="text-sorted"))
