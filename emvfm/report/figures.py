@@ -1,0 +1,398 @@
+"""Figures as PNG bytes, in one quiet style that survives grey print and colour blindness.
+
+Colours are those of Okabe and Ito (2008). Every function takes arrays or plain result values and
+returns the bytes of a PNG; none keeps state, and no window is ever opened.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "COLOURS",
+    "STYLE",
+    "bars_with_intervals",
+    "fd_with_null",
+    "iou_matrix",
+    "learning_curve",
+    "montage",
+    "overlay",
+    "overlay_grid",
+]
+
+#: Okabe and Ito's colours that are told apart with any colour vision.
+COLOURS = {
+    "blue": "#0072B2",
+    "orange": "#E69F00",
+    "green": "#009E73",
+    "vermilion": "#D55E00",
+    "sky": "#56B4E9",
+    "purple": "#CC79A7",
+    "ink": "#22272b",
+    "soft": "#6a737b",
+    "line": "#d8dbd8",
+}
+STYLE: Mapping[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Inter", "Helvetica Neue", "Segoe UI", "Roboto", "Arial", "DejaVu Sans"],
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "regular",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": COLOURS["soft"],
+    "axes.labelcolor": COLOURS["ink"],
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": False,
+    "grid.color": COLOURS["line"],
+    "grid.linewidth": 0.6,
+    "xtick.color": COLOURS["soft"],
+    "ytick.color": COLOURS["soft"],
+    "xtick.labelcolor": COLOURS["ink"],
+    "ytick.labelcolor": COLOURS["ink"],
+    "legend.frameon": False,
+    "text.color": COLOURS["ink"],
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "text.parse_math": False,  # names may hold a dollar sign
+    "savefig.dpi": 160,
+    "figure.dpi": 160,
+}
+#: Truth and prediction agree, prediction too much, prediction too little.
+_PARTS = (
+    ("found", COLOURS["green"]),
+    ("wrongly found", COLOURS["vermilion"]),
+    ("missed", COLOURS["sky"]),
+)
+
+
+@contextmanager
+def _styled() -> Iterator[None]:
+    import logging
+
+    from matplotlib import rc_context
+
+    finder = logging.getLogger("matplotlib.font_manager")
+    level = finder.level
+    finder.setLevel(logging.ERROR)  # absent system fonts are expected, the last one ships with matplotlib
+    try:
+        with rc_context(dict(STYLE)):
+            yield
+    finally:
+        finder.setLevel(level)
+
+
+def _canvas(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+    """Return a figure of `width` × `height` inches and its axes ``(rows, columns)``, unknown to pyplot."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _png(figure: Any) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": "emvfm"})
+    return stream.getvalue()
+
+
+def _grey(image: np.ndarray, longest: int = 900) -> np.ndarray:
+    """Return an image (H, W[, 3]) as grey in 0 to 1 between two quantiles, thinned to at most `longest`."""
+    image = np.asarray(image)
+    step = max(1, -(-max(image.shape[:2]) // longest))
+    grey = image[::step, ::step].astype(np.float32)
+    if grey.ndim == 3:
+        grey = grey.mean(axis=2)
+    low, high = np.quantile(grey, [0.005, 0.995])
+    return np.clip((grey - low) / max(float(high - low), 1e-6), 0, 1)
+
+
+def _blended(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Return RGB ``(h, w, 3)`` with true and false positives and false negatives tinted."""
+    from matplotlib.colors import to_rgb
+
+    truth, prediction = np.asarray(truth) > 0, np.asarray(prediction) > 0
+    if truth.shape != np.shape(image)[:2] or prediction.shape != truth.shape:
+        raise ValueError(
+            f"sizes differ: image {np.shape(image)[:2]}, truth {truth.shape}, prediction {prediction.shape}"
+        )
+    grey = _grey(image)
+    step = max(1, -(-max(truth.shape) // 900))
+    truth, prediction = truth[::step, ::step], prediction[::step, ::step]
+    picture = np.repeat(0.12 + 0.88 * grey[..., None], 3, axis=2)
+    for part, (_, colour) in zip(
+        (truth & prediction, prediction & ~truth, truth & ~prediction), _PARTS, strict=True
+    ):
+        picture[part] = 0.5 * picture[part] + 0.5 * np.array(to_rgb(colour))
+    return picture
+
+
+def _bare(axes: Any) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _part_legend(figure: Any) -> None:
+    from matplotlib.patches import Patch
+
+    patches = [Patch(color=colour, label=name) for name, colour in _PARTS]
+    figure.legend(handles=patches, loc="outside lower left", ncols=3, handlelength=1.1, handleheight=1.0)
+
+
+def overlay_grid(items: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, str]], columns: int = 3) -> bytes:
+    """Draw overlays in a grid.
+
+    Parameters
+    ----------
+    items
+        (image ``(H, W[, 3])``, truth ``(H, W)``, prediction ``(H, W)``, title); masks are > 0 inside.
+    columns
+        Overlays in a row.
+
+    Raises
+    ------
+    ValueError
+        No items, or masks of another size than their image.
+    """
+    if not items:
+        raise ValueError("no overlays to draw")
+    columns = min(columns, len(items))
+    rows = -(-len(items) // columns)
+    tallest = max(np.shape(i[0])[0] / np.shape(i[0])[1] for i in items)
+    width = 9.0 / max(columns, 2)
+    with _styled():
+        figure, axes = _canvas(width * columns, (width * tallest + 0.3) * rows + 0.35, rows, columns)
+        for place in axes.ravel():
+            _bare(place)
+        for place, (image, truth, prediction, title) in zip(axes.ravel(), items, strict=False):
+            place.imshow(_blended(image, truth, prediction), interpolation="antialiased")
+            place.set_title(title)
+        _part_legend(figure)
+        return _png(figure)
+
+
+def overlay(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, title: str = "") -> bytes:
+    """Draw one image with what was found, wrongly found and missed; see `overlay_grid`."""
+    return overlay_grid([(image, truth, prediction, title)], columns=1)
+
+
+def montage(
+    images: Sequence[np.ndarray],
+    titles: Sequence[str] | None = None,
+    masks: Sequence[np.ndarray | None] | None = None,
+    columns: int = 4,
+) -> bytes:
+    """Draw images ``(H, W[, 3])`` side by side, with their masks outlined where given."""
+    if not images:
+        raise ValueError("no images to draw")
+    titles = titles or [""] * len(images)
+    masks = masks or [None] * len(images)
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    tallest = max(np.shape(i)[0] / np.shape(i)[1] for i in images)
+    width = 9.0 / max(columns, 3)
+    with _styled():
+        figure, axes = _canvas(width * columns, (width * tallest + 0.3 * any(titles)) * rows, rows, columns)
+        for place in axes.ravel():
+            _bare(place)
+        for place, image, title, mask in zip(axes.ravel(), images, titles, masks, strict=False):
+            grey = _grey(image)
+            place.imshow(grey, cmap="gray", vmin=0, vmax=1, interpolation="antialiased")
+            if mask is not None and np.any(mask):
+                step = max(1, -(-max(np.shape(image)[:2]) // 900))
+                inside = np.asarray(mask)[::step, ::step] > 0
+                place.contour(inside, levels=[0.5], colors=[COLOURS["orange"]], linewidths=1.1)
+            place.set_title(title)
+        return _png(figure)
+
+
+def iou_matrix(
+    values: np.ndarray,
+    train: Sequence[str],
+    test: Sequence[str],
+    low: np.ndarray | None = None,
+    high: np.ndarray | None = None,
+    measure: str = "foreground IoU",
+) -> bytes:
+    """Draw the train × test matrix as a heat map with values and intervals written in the cells.
+
+    Parameters
+    ----------
+    values, low, high
+        ``(len(train), len(test))`` in 0 to 1, NaN where not evaluated; ends of the intervals, or None.
+    """
+    values = np.asarray(values, float)
+    if values.shape != (len(train), len(test)):
+        raise ValueError(f"matrix {values.shape} for {len(train)} trained and {len(test)} tested sets")
+    with _styled():
+        from matplotlib.colors import LinearSegmentedColormap
+
+        # From paper to blue in equal steps of lightness: grey print keeps the order.
+        shades = LinearSegmentedColormap.from_list("iou", ["#f7f8f6", "#bcd7e6", "#5b9fc4", "#0a4a73"])
+        shades.set_bad("#efefec")
+        longest = max(len(name) for name in train)
+        width = max(3.4, 1.45 * len(test) + 0.085 * longest + 1.4)
+        figure, axes = _canvas(width, 0.72 * len(train) + 1.25)
+        place = axes[0, 0]
+        drawn = place.imshow(np.ma.masked_invalid(values), cmap=shades, vmin=0, vmax=1, aspect="auto")
+        for (i, j), value in np.ndenumerate(values):
+            if not np.isfinite(value):
+                place.text(j, i, "–", ha="center", va="center", color=COLOURS["soft"])
+                continue
+            colour = "white" if value > 0.55 else COLOURS["ink"]
+            bounded = low is not None and high is not None and np.isfinite(low[i][j])
+            place.text(j, i - 0.1 * bounded, f"{value:.3f}", ha="center", va="center", color=colour, size=12)
+            if bounded and low is not None and high is not None:
+                text = f"{low[i][j]:.2f} to {high[i][j]:.2f}"
+                place.text(j, i + 0.22, text, ha="center", va="center", color=colour, size=8)
+        place.set_xticks(range(len(test)), test)
+        place.set_yticks(range(len(train)), train)
+        place.xaxis.tick_top()
+        place.xaxis.set_label_position("top")
+        place.set_xlabel("tested on", color=COLOURS["soft"])
+        place.set_ylabel("trained on", color=COLOURS["soft"])
+        place.tick_params(length=0)
+        for edge in range(1, len(train)):
+            place.axhline(edge - 0.5, color="white", linewidth=2)
+        for edge in range(1, len(test)):
+            place.axvline(edge - 0.5, color="white", linewidth=2)
+        for spine in place.spines.values():
+            spine.set_visible(False)
+        bar = figure.colorbar(drawn, ax=place, shrink=0.9, aspect=14, ticks=[0, 0.5, 1])
+        bar.outline.set_visible(False)
+        bar.set_label(measure, color=COLOURS["soft"])
+        return _png(figure)
+
+
+def bars_with_intervals(
+    labels: Sequence[str],
+    values: Sequence[float],
+    low: Sequence[float] | None = None,
+    high: Sequence[float] | None = None,
+    measure: str = "foreground IoU",
+    limits: tuple[float, float] | None = (0.0, 1.0),
+) -> bytes:
+    """Draw horizontal bars with intervals, the first on top; `limits` None fits the axis to the data."""
+    heights = np.asarray(values, float)
+    place_of = np.arange(len(heights))[::-1]
+    ends = heights.copy()
+    with _styled():
+        figure, axes = _canvas(7.2, 0.42 * len(heights) + 0.75)
+        place = axes[0, 0]
+        drawn = np.nan_to_num(heights)
+        place.barh(place_of, drawn, height=0.62, color=COLOURS["blue"], alpha=0.85)
+        if low is not None and high is not None:
+            below, above = np.asarray(low, float), np.asarray(high, float)
+            errors = np.clip(np.nan_to_num(np.stack([heights - below, above - heights])), 0, None)
+            whiskers = {"fmt": "none", "ecolor": COLOURS["ink"], "elinewidth": 1.1, "capsize": 2.5}
+            place.errorbar(drawn, place_of, xerr=errors, **whiskers)
+            ends = np.fmax(heights, above)
+        for value, end, y in zip(heights, np.nan_to_num(ends), place_of, strict=True):
+            text = f"{value:.3f}" if np.isfinite(value) else "not evaluated"
+            place.annotate(text, (end, y), xytext=(5, 0), textcoords="offset points", va="center", size=9)
+        place.set_yticks(place_of, labels)
+        place.tick_params(axis="y", length=0)
+        place.set_xlabel(measure)
+        if limits is not None:
+            place.set_xlim(*limits)
+        place.grid(axis="x")
+        return _png(figure)
+
+
+def fd_with_null(rows: Sequence[Mapping[str, Any]], measure: str = "Fréchet distance") -> bytes:
+    """Draw distances against what two halves of one domain give by chance.
+
+    Parameters
+    ----------
+    rows
+        One a pair of domains: ``label``, ``value``, ``null`` (distances under the null, any number), and
+        optionally ``low`` and ``high`` (the interval of the value).
+    """
+    if not rows:
+        raise ValueError("no distances to draw")
+    with _styled():
+        from matplotlib.patheffects import withStroke
+
+        figure, axes = _canvas(7.2, 0.62 * len(rows) + 1.2)
+        place = axes[0, 0]
+        for n, row in enumerate(rows):
+            y = len(rows) - 1 - n
+            null = np.asarray(row["null"], float)
+            null = null[np.isfinite(null)]
+            if len(null):
+                # Even ranks in place of random jitter: the same picture every time.
+                offsets = ((np.arange(len(null)) * 0.618034) % 1 - 0.5) * 0.42
+                place.scatter(
+                    np.sort(null), y + offsets, s=9, color=COLOURS["soft"], alpha=0.45, linewidths=0
+                )
+                place.plot(
+                    [np.quantile(null, 0.95)] * 2, [y - 0.3, y + 0.3], color=COLOURS["soft"], linewidth=1.2
+                )
+            if row.get("low") is not None and row.get("high") is not None:
+                place.plot([row["low"], row["high"]], [y, y], color=COLOURS["vermilion"], linewidth=1.6)
+            place.scatter([row["value"]], [y], s=46, marker="D", color=COLOURS["vermilion"], zorder=3)
+            at, lifted = (row["value"], y), {"xytext": (0, 8), "textcoords": "offset points"}
+            label = place.annotate(f"{row['value']:.3g}", at, **lifted, ha="center", size=9)
+            label.set_path_effects([withStroke(linewidth=3, foreground="white")])
+        place.scatter([], [], s=46, marker="D", color=COLOURS["vermilion"], label="between the domains")
+        place.scatter([], [], s=12, color=COLOURS["soft"], label="null: halves of one domain (line: 95 %)")
+        place.set_yticks(range(len(rows))[::-1], [str(row["label"]) for row in rows])
+        place.set_ylim(-0.6, len(rows) - 0.4)
+        place.tick_params(axis="y", length=0)
+        place.set_xlim(left=min(0.0, place.get_xlim()[0]))
+        place.set_xlabel(measure)
+        place.grid(axis="x")
+        figure.legend(loc="outside lower center", ncols=2)
+        return _png(figure)
+
+
+def learning_curve(history: Sequence[Mapping[str, Any]], best: float | None = None) -> bytes:
+    """Draw the losses and the validation score of a run.
+
+    Parameters
+    ----------
+    history
+        Rows with ``epoch`` (or ``step``) and any of ``train_loss``, ``val_loss``, ``val_iou``.
+    best
+        Epoch (or step) of the checkpoint that was kept.
+    """
+    if not history:
+        raise ValueError("no history to draw")
+    unit = "epoch" if any("epoch" in row for row in history) else "step"
+    series = {
+        "train_loss": ("training loss", COLOURS["blue"], 0),
+        "val_loss": ("validation loss", COLOURS["orange"], 0),
+        "val_iou": ("validation IoU", COLOURS["green"], 1),
+    }
+    present = [key for key in series if any(row.get(key) is not None for row in history)]
+    panels = sorted({series[key][2] for key in present}) or [0]
+    with _styled():
+        figure, axes = _canvas(4.3 * len(panels), 2.9, 1, len(panels))
+        for key in present:
+            label, colour, panel = series[key]
+            points = [(row[unit], row[key]) for row in history if row.get(key) is not None and unit in row]
+            place = axes[0, panels.index(panel)]
+            x, y = zip(*points, strict=True) if points else ((), ())
+            place.plot(x, y, color=colour, linewidth=1.6, marker="o" if len(x) < 2 else None, label=label)
+        for place, panel in zip(axes[0], panels, strict=True):
+            place.set_xlabel(unit)
+            place.set_title("loss" if panel == 0 else "validation IoU")
+            place.grid(axis="y")
+            if panel == 1:
+                place.set_ylim(0, 1)
+            elif len([k for k in present if series[k][2] == 0]) > 1:
+                place.legend()
+            if best is not None:
+                place.axvline(best, color=COLOURS["soft"], linewidth=0.9, linestyle=(0, (3, 3)))
+        return _png(figure)
