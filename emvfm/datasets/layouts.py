@@ -7,7 +7,7 @@ from pathlib import Path
 
 from emvfm.datasets.images import list_images, page_count
 from emvfm.datasets.sources import SOURCES, Source
-from emvfm.errors import MissingError, RefusedError, UsageError
+from emvfm.errors import CorruptError, MissingError, RefusedError, UsageError
 from emvfm.workspace import read_json
 
 __all__ = ["Entry", "Layout", "Part", "detect_layout", "layout_of_pair"]
@@ -135,8 +135,13 @@ def _plain(folder: Path, domain: str) -> Layout | None:
     if found := _folder_pair(folder):
         if (folder / "phantom.json").is_file():  # its pixel size is known, being made
             truth = read_json(folder / "phantom.json")
-            part = _part("stack", *found, None)
-            return Layout("phantom", f"phantom-{truth['domain']}", (part,), float(truth["pixel_size_nm"]))
+            try:
+                tag, pixel_size = f"phantom-{truth['domain']}", float(truth["pixel_size_nm"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise CorruptError(
+                    "not a phantom's record", where=folder / "phantom.json", got=error
+                ) from None
+            return Layout("phantom", tag, (_part("stack", *found, None),), pixel_size)
         return Layout("folders", domain, (_part("stack", *found, None),))
     parts = []
     for name, child in _children(folder).items():

@@ -198,7 +198,9 @@ def _plan_dataset(dataset: Dataset) -> tuple[list[Draft], list[dict[str, Any]]]:
     origins: dict[str, tuple[str, str]] = {}
     if (mapping := dataset.root / "mapping.csv").is_file():
         rows = csv.DictReader(io.StringIO(mapping.read_text(encoding="utf-8")))
-        origins = {r["new_stem"]: (r["src_image_abs"], r["src_mask_abs"]) for r in rows}
+        origins = {
+            r["new_stem"]: (r["src_image_abs"], r["src_mask_abs"] or "") for r in rows if "src_mask_abs" in r
+        }
     drafts = [
         Draft(
             Entry(dataset.image_path(s)),

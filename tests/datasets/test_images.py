@@ -278,3 +278,16 @@ def test_real_sections_decode(shared_data):
             assert values.shape == shape
             assert values.dtype == np.uint8
             assert np.array_equal(values, np.asarray(Image.open(path)))
+
+
+def test_absent_strips_are_not_read_as_black(tmp_path, grey):
+    data = bytearray(_bytes(grey, "TIFF-zlib"))
+    with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
+        tag = file.pages[0].tags["StripByteCounts"]
+        width = {3: 2, 4: 4}[int(tag.dtype)]
+    data[tag.valueoffset : tag.valueoffset + width] = bytes(width)  # the first strip holds 0 bytes
+    path = tmp_path / "sparse.tif"
+    path.write_bytes(bytes(data))
+    assert (tifffile.imread(path)[:4] == 0).all()  # what the library makes of it
+    with pytest.raises(CorruptError, match=r"sparse\.tif: cut off"):
+        read_image(path)
