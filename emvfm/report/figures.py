@@ -239,8 +239,9 @@ def iou_matrix(
         from matplotlib.colors import LinearSegmentedColormap
 
         # From paper to blue in equal steps of lightness: grey print keeps the order.
-        shades = LinearSegmentedColormap.from_list("iou", ["#f7f8f6", "#bcd7e6", "#5b9fc4", "#0a4a73"])
-        shades.set_bad("#efefec")
+        shades = LinearSegmentedColormap.from_list(
+            "iou", ["#f7f8f6", "#bcd7e6", "#5b9fc4", "#0a4a73"]
+        ).with_extremes(bad="#efefec")
         longest = max(len(name) for name in train)
         width = max(3.4, 1.45 * len(test) + 0.085 * longest + 1.4)
         figure, axes = _canvas(width, 0.72 * len(train) + 1.25)

@@ -40,6 +40,7 @@ table{border-collapse:collapse;width:100%;font-size:.92rem;font-variant-numeric:
 caption{text-align:left;color:var(--soft);padding:.7rem .9rem .3rem;font-size:.9rem}
 th,td{padding:.45rem .9rem;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
 td{overflow-wrap:break-word}
+td:not(.n){min-width:7rem}
 th{font-weight:600;white-space:nowrap;padding:0}
 th button{all:unset;cursor:pointer;padding:.55rem .9rem;display:block;width:100%;box-sizing:border-box;
 color:var(--soft);font-size:.85rem}
@@ -54,7 +55,7 @@ tbody tr:last-child td{border-bottom:0}
 tbody tr:hover{background:color-mix(in srgb,var(--accent) 7%,transparent)}
 figure{margin:1.4rem 0}
 figure img{display:block;max-width:100%;height:auto;border:1px solid var(--line);border-radius:6px;
-background:#fff}
+background:#fff;padding:.5rem}
 figcaption{color:var(--soft);font-size:.9rem;margin-top:.5rem;max-width:44rem}
 details{margin-top:3rem;border:1px solid var(--line);border-radius:6px;background:var(--card)}
 summary{cursor:pointer;padding:.7rem 1rem;color:var(--soft);font-size:.92rem}
