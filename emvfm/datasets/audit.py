@@ -222,11 +222,12 @@ def _statistics(facts: Sequence[Facts]) -> dict[str, Any]:
 
 def _split_rule(dataset: Dataset) -> tuple[int, bool]:
     """Return the gap the dataset promises (1 where it says nothing) and whether it is random by name."""
-    rule = dataset.meta.get("split")
-    rule = rule if isinstance(rule, dict) else {}
-    random = "random" in str(rule.get("scheme", ""))
-    gap = rule.get("gap")
-    return (gap if isinstance(gap, int) and gap >= 1 else 1), random
+    rules = [dataset.meta.get("split")]
+    if isinstance(rules[0], dict) and rules[0].get("scheme") == "mixed":  # merged: each source has its own
+        rules = [s.get("split") for s in dataset.meta.get("sources", []) if isinstance(s, dict)]
+    known = [rule for rule in rules if isinstance(rule, dict)]
+    gaps = [rule["gap"] for rule in known if isinstance(rule.get("gap"), int) and rule["gap"] >= 1]
+    return min(gaps, default=1), any("random" in str(rule.get("scheme", "")) for rule in known)
 
 
 def audit_dataset(dataset: Dataset, seed: int = 0, permutations: int = 1000) -> AuditReport:

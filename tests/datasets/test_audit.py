@@ -186,6 +186,14 @@ def test_neighbours_across_splits(tmp_path, phantom):
     assert report.verdict == "passed"
 
 
+def test_merged_datasets_are_held_to_the_gap_all_promised(dataset):
+    sources = [{"split": {"scheme": "block", "gap": 3}}, {"split": {"scheme": "block", "gap": 1}}]
+    merged = replace(dataset, meta={"split": {"scheme": "mixed"}, "sources": sources})
+    assert "neighbours-across-splits" not in _codes(_audit(merged))
+    merged = replace(dataset, meta={"split": {"scheme": "mixed"}, "sources": sources[:1]})
+    assert "neighbours-across-splits" in _codes(_audit(merged), "error")
+
+
 def test_a_wider_gap_than_kept_is_seen(dataset):
     wide = replace(dataset, meta={"split": {"scheme": "block", "gap": 3}})
     assert "neighbours-across-splits" in _codes(_audit(wide), "error")
