@@ -54,6 +54,17 @@ class Library(Protocol):
         """Return ``(B, P + h w, D)`` normed tokens for each of the ascending `layers`, in one pass."""
         ...
 
+    def own_tokens(self, module: nn.Module, images: Tensor) -> Tensor:
+        """Return the normed tokens of the last block as the library's own forward computes them.
+
+        Only for images of the native size; the oracle of `layer_tokens`.
+        """
+        ...
+
+    def open_for_adapters(self, module: nn.Module) -> None:
+        """Make every weight of the blocks a linear layer's that runs in the forward pass, same numbers."""
+        ...
+
     def blocks(self, module: nn.Module) -> tuple[str, nn.ModuleList]:
         """Return the dotted name and the list of the transformer's blocks."""
         ...

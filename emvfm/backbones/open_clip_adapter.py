@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from emvfm.backbones.registry import SPECS, BackboneSpec
 from emvfm.errors import MissingError, UsageError
 
-__all__ = ["OpenClipLibrary", "derive_spec", "resized_positions"]
+__all__ = ["OpenClipLibrary", "SelfAttention", "derive_spec", "resized_positions"]
 
 _VISUAL = "visual."
 
@@ -29,6 +29,49 @@ def resized_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, i
     planes = grid.unflatten(0, old).permute(2, 0, 1)[None].float()
     resized = F.interpolate(planes, size=new, mode="bicubic", antialias=True, align_corners=False)
     return torch.cat([cls, resized[0].flatten(1).T.to(positions.dtype)])
+
+
+class SelfAttention(nn.Module):
+    """What `torch.nn.MultiheadAttention` computes, with linear layers that an adapter can wrap.
+
+    torch's own module reads its weights and goes around ``out_proj.forward``, so that LoRA there is
+    either dead or has to write into the base weights at every step, which then drift.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.in_proj = nn.Linear(width, 3 * width)
+        self.out_proj = nn.Linear(width, width)
+
+    @classmethod
+    def from_packed(cls, packed: nn.MultiheadAttention) -> SelfAttention:
+        """Return the same attention with the same parameters (not copies)."""
+        if not packed.batch_first or packed.in_proj_weight is None or packed.bias_k is not None:
+            raise UsageError("this attention can't be adapted", got=repr(packed))
+        with torch.device("meta"):
+            ours = cls(packed.embed_dim, packed.num_heads, packed.dropout)
+        ours.in_proj.weight, ours.in_proj.bias = packed.in_proj_weight, packed.in_proj_bias
+        ours.out_proj.weight, ours.out_proj.bias = packed.out_proj.weight, packed.out_proj.bias
+        return ours.train(packed.training)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        need_weights: bool = False,
+        attn_mask: Tensor | None = None,
+    ) -> tuple[Tensor, None]:
+        """Return ``(B, N, D)`` and None, as torch's module does; key and value are the query."""
+        if key is not query or value is not query or need_weights:
+            raise UsageError("only self-attention without attention weights is computed here")
+        q, k, v = self.in_proj(query).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2)), None
 
 
 class OpenClipLibrary:
@@ -60,6 +103,22 @@ class OpenClipLibrary:
         x = module.ln_pre(module.patch_dropout(x))
         _, found = module.transformer.forward_intermediates(x, indices=list(layers), stop_early=True)
         return [module.ln_post(tokens) for tokens in found]
+
+    def own_tokens(self, module: Any, images: Tensor) -> Tensor:
+        """Return what passes ``ln_post`` in open_clip's own forward."""
+        seen: list[Tensor] = []
+        hook = module.ln_post.register_forward_hook(lambda part, given, output: seen.append(output))
+        try:
+            module(images)
+        finally:
+            hook.remove()
+        return seen[-1]
+
+    def open_for_adapters(self, module: Any) -> None:
+        """Replace packed attention by two linear layers, `SelfAttention`."""
+        for block in module.transformer.resblocks:
+            if isinstance(block.attn, nn.MultiheadAttention):
+                block.attn = SelfAttention.from_packed(block.attn)
 
     def blocks(self, module: Any) -> tuple[str, nn.ModuleList]:
         """Return the name and the list of the transformer's blocks."""
@@ -149,6 +208,6 @@ def derive_spec(reference: str) -> BackboneSpec:
         hub=hub,
         files=("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
         parameters=sum(parameter.numel() for parameter in tower.parameters()),
-        lora_attention=("attn",),
+        lora_attention=("attn.in_proj", "attn.out_proj"),
         lora_mlp=("mlp.c_fc", "mlp.c_proj"),
     )

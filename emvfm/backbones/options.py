@@ -10,7 +10,21 @@ from annotated_types import Ge, Gt, Lt
 
 from emvfm.config import FORBID_EXTRA, Doc
 
-__all__ = ["BackboneOptions", "LoraOptions"]
+__all__ = ["BackboneOptions", "CheckOptions", "LoraOptions"]
+
+
+_Weights = Annotated[Path | None, Doc("Weight file (safetensors or .pth) instead of the usual places.")]
+_Untrained = Annotated[bool, Doc("Random weights on purpose, seeded by --init-seed.")]
+_Init = Annotated[
+    Literal["timm", "kaiming", "xavier", "orthogonal", "trunc_normal"],
+    Doc("Scheme of --untrained; timm is the library's own initialisation."),
+]
+_InitSeed = Annotated[int, Ge(0), Doc("Seed of --untrained.")]
+_Adapter = Annotated[str | None, Doc("Run or folder with a LoRA adapter to put on the backbone.")]
+_Precision = Annotated[
+    Literal["auto", "float32", "bfloat16"], Doc("auto: bfloat16 where the processor has it.")
+]
+_Device = Annotated[str, Doc("auto, cpu, cuda, cuda:1, mps.")]
 
 
 @dataclass(frozen=True)
@@ -19,25 +33,33 @@ class BackboneOptions:
 
     __pydantic_config__ = FORBID_EXTRA
 
-    backbone: Annotated[str, Doc("Name of `emvfm backbones list`, or timm:NAME.")] = "dinov2"
-    weights: Annotated[Path | None, Doc("Weight file (safetensors or .pth) instead of the usual places.")] = (
-        None
-    )
-    untrained: Annotated[bool, Doc("Random weights on purpose, seeded by --init-seed.")] = False
-    init: Annotated[
-        Literal["timm", "kaiming", "xavier", "orthogonal", "trunc_normal"],
-        Doc("Scheme of --untrained; timm is the library's own initialisation."),
-    ] = "timm"
-    init_seed: Annotated[int, Ge(0), Doc("Seed of --untrained.")] = 0
-    adapter: Annotated[str | None, Doc("Run or folder with a LoRA adapter to put on the backbone.")] = None
+    backbone: Annotated[str, Doc("Name of `backbones list`, timm:NAME, openclip:MODEL/TAG.")] = "dinov2"
+    weights: _Weights = None
+    untrained: _Untrained = False
+    init: _Init = "timm"
+    init_seed: _InitSeed = 0
+    adapter: _Adapter = None
     layers: Annotated[
         tuple[int, ...] | None, Doc("Block, 0-based, repeatable; without it four evenly spaced.")
     ] = None
     input_size: Annotated[str, Doc("native, the long edge in pixels, or x<scale> such as x0.5.")] = "native"
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], Doc("auto: bfloat16 where the processor has it.")
-    ] = "auto"
-    device: Annotated[str, Doc("auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    precision: _Precision = "auto"
+    device: _Device = "auto"
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """Which weights of a backbone are checked, and how they run; see `checking.check_backbone`."""
+
+    __pydantic_config__ = FORBID_EXTRA
+
+    weights: _Weights = None
+    untrained: _Untrained = False
+    init: _Init = "timm"
+    init_seed: _InitSeed = 0
+    adapter: _Adapter = None
+    precision: _Precision = "auto"
+    device: _Device = "auto"
 
 
 @dataclass(frozen=True)

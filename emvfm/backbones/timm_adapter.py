@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from emvfm.backbones.registry import SPECS, BackboneSpec
 from emvfm.errors import UsageError
 
-__all__ = ["TimmLibrary", "derive_spec", "resized"]
+__all__ = ["TimmLibrary", "derive_spec"]
 
 _RESAMPLED = ("patch_embed.proj.weight", "pos_embed")
 
@@ -71,6 +70,28 @@ class TimmLibrary:
         )
         # Models without prefix tokens give bare patch tokens instead of pairs.
         return [torch.cat([item[1], item[0]], dim=1) if isinstance(item, tuple) else item for item in found]
+
+    def own_tokens(self, module: nn.Module, images: Tensor) -> Tensor:
+        """Return what timm's own ``forward_features`` gives."""
+        tokens: Tensor = module.forward_features(images)  # type: ignore[operator]
+        return tokens
+
+    def open_for_adapters(self, module: nn.Module) -> None:
+        """Fold the separate query and value biases of some Eva models into the linear layer.
+
+        With them timm reads ``qkv.weight`` and goes around the layer's forward, and with it around any
+        adapter there.
+        """
+        for block in module.blocks:  # type: ignore[union-attr]
+            attention: Any = block.attn
+            if getattr(attention, "qkv", None) is None or getattr(attention, "q_bias", None) is None:
+                continue
+            with torch.no_grad():
+                bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
+                if attention.qkv.bias is not None:
+                    bias = bias + attention.qkv.bias
+            attention.qkv.bias = nn.Parameter(bias, requires_grad=False)
+            attention.q_bias = attention.v_bias = None
 
     def blocks(self, module: nn.Module) -> tuple[str, nn.ModuleList]:
         """Return the name and the list of the transformer's blocks."""
@@ -155,10 +176,3 @@ def derive_spec(name: str) -> BackboneSpec | None:
         lora_attention=attention,
         lora_mlp=mlp,
     )
-
-
-def resized(spec: BackboneSpec, **overrides: Any) -> BackboneSpec:
-    """Return `spec` with other constructor arguments (``embed_dim``, ``depth``, ``num_heads``), for experiments."""
-    renamed = {"embed_dim": "width", "depth": "depth", "num_heads": "heads"}
-    fields: dict[str, Any] = {renamed[k]: v for k, v in overrides.items() if k in renamed}
-    return replace(spec, name=f"{spec.name}-resized", overrides=tuple(sorted(overrides.items())), **fields)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import os
 import pickle
+import socket
+import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -58,7 +60,7 @@ def _download_hint(spec: BackboneSpec, workspace: Workspace) -> str:
 
 
 def find_local(spec: BackboneSpec, workspace: Workspace) -> WeightFile | None:
-    """Return the weights of `spec` that are on this machine already: the workspace's, then the hub's cache."""
+    """Return the weights of `spec` on this machine: in the workspace, then in the hub's cache."""
     for ending in ENDINGS:
         path = workspace.weights / (spec.stem + ending)
         if path.is_file():
@@ -97,13 +99,17 @@ def locate(spec: BackboneSpec, workspace: Workspace, explicit: Path | None = Non
     return WeightFile(_download(spec, workspace), "hub")
 
 
-def _connection_errors() -> tuple[type[Exception], ...]:
-    """Return what the hub's client raises beside OSError: httpx's own errors, from its release 1 on."""
+def _hub_has_address() -> bool:
+    """Return whether the hub's name resolves, so that a machine without network need not wait for retries."""
+    from huggingface_hub import constants
+
+    if any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")):
+        return True  # the proxy resolves names
     try:
-        import httpx
-    except ImportError:
-        return ()
-    return (httpx.HTTPError,)
+        socket.getaddrinfo(urllib.parse.urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        return False
+    return True
 
 
 def _download(spec: BackboneSpec, workspace: Workspace) -> Path:
@@ -115,26 +121,32 @@ def _download(spec: BackboneSpec, workspace: Workspace) -> Path:
         LocalEntryNotFoundError,
     )
 
+    # The client's connection errors come from an HTTP library that changed twice: its own error names it.
+    connection: tuple[type[Exception], ...] = tuple(
+        kind
+        for kind in HfHubHTTPError.__mro__
+        if kind.__module__.split(".")[0] in ("httpx", "httpx2", "requests")
+    )
     reason = "not on this machine, and no hub repository is known"
-    for name in spec.files if spec.hub else ():
-        if constants.HF_HUB_OFFLINE:
-            reason = "not on this machine, and the hub is off (HF_HUB_OFFLINE)"
-            break
-        try:
-            return Path(hf_hub_download(spec.hub, name))
-        except LocalEntryNotFoundError:
-            reason = "not on this machine, and the hub can't be reached"
-            break
-        except GatedRepoError:
-            reason = "the hub gives it only to those who accepted its terms"
-            break
-        except EntryNotFoundError:
-            reason = f"the hub's repository has no {name}"
-        except (HfHubHTTPError, OSError, *_connection_errors()) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # a full disk or a forbidden folder is not a missing weight
-            reason = "not on this machine, and the hub refused or can't be reached"
-            break
+    if spec.hub and constants.HF_HUB_OFFLINE:
+        reason = "not on this machine, and the hub is switched off (HF_HUB_OFFLINE)"
+    elif spec.hub and not _hub_has_address():
+        reason = "not on this machine, and the hub can't be reached"
+    elif spec.hub:
+        for name in spec.files:
+            try:
+                return Path(hf_hub_download(spec.hub, name))
+            except LocalEntryNotFoundError:
+                reason = "not on this machine, and the hub can't be reached"
+                break
+            except GatedRepoError:
+                reason = "the hub gives it only to those who accepted its terms"
+                break
+            except EntryNotFoundError:
+                reason = f"the hub's repository has none of {', '.join(spec.files)}"
+            except (HfHubHTTPError, *connection):
+                reason = "not on this machine, and the hub refused or broke off"
+                break
     raise MissingError(f"weights missing: {reason}", where=spec.name, todo=_download_hint(spec, workspace))
 
 
