@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from emvfm.errors import UsageError
 
 if TYPE_CHECKING:
-    from emvfm.backbones.lora import InjectedAdapter
+    from emvfm.backbones.injection import InjectedAdapter
     from emvfm.backbones.registry import BackboneSpec
 
 __all__ = ["Backbone", "Library", "Tokens", "evenly_spaced"]

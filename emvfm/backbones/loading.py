@@ -75,7 +75,7 @@ def load_spec(spec: BackboneSpec, options: BackboneOptions, workspace: Workspace
         precision=choose_precision(options.precision, device),
     )
     if options.adapter is not None:
-        from emvfm.backbones.adapters import find_adapter, load_adapter
+        from emvfm.backbones.adapter_files import find_adapter, load_adapter
 
         load_adapter(backbone, find_adapter(options.adapter, workspace))
     return backbone

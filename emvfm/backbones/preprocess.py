@@ -99,7 +99,7 @@ def valid_fraction(scaled: tuple[int, int], patch: int) -> Floats:
         np.clip(side - patch * np.arange(-(-side // patch)), 0, patch).astype(np.float32) / patch
         for side in scaled
     )
-    return rows[:, None] * columns[None, :]
+    return np.outer(rows, columns).astype(np.float32)
 
 
 def token_centres(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from emvfm.backbones.registry import SPECS, BackboneSpec
-from emvfm.errors import UsageError
+from emvfm.errors import MissingError, UsageError
 
 __all__ = ["TimmLibrary", "derive_spec"]
 
@@ -117,6 +117,8 @@ def derive_spec(name: str) -> BackboneSpec | None:
 
     Raises
     ------
+    MissingError
+        timm has the model, but no such tag of it.
     UsageError
         The model exists but is not a plain vision transformer.
     """
@@ -128,11 +130,14 @@ def derive_spec(name: str) -> BackboneSpec | None:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         return None
-    config: Any = (
-        get_pretrained_cfg(name, allow_unregistered=False) if tag else get_pretrained_cfg(architecture)
-    )
-    if tag and config is None:
-        return None
+    if tag and tag not in (tags := [t.partition(".")[2] for t in timm.list_pretrained(architecture + ".*")]):
+        raise MissingError(
+            "timm has no such tag of this model",
+            where=f"timm:{name}",
+            got=repr(tag),
+            expected="one of " + ", ".join(tags) if tags else "no tag",
+        )
+    config: Any = get_pretrained_cfg(name)
     tag = tag or (config.tag if config is not None else "") or ""
     for row in SPECS:
         if row.library == "timm" and (row.model, row.tag) == (architecture, tag):
@@ -145,7 +150,10 @@ def derive_spec(name: str) -> BackboneSpec | None:
     if not isinstance(module, (VisionTransformer, Eva)):
         raise _refuse(name, type(module).__name__)
     kernel = getattr(module.patch_embed, "proj", None)
-    if not isinstance(kernel, nn.Conv2d) or kernel.stride != kernel.kernel_size or len({*kernel.stride}) != 1:
+    square = (
+        isinstance(kernel, nn.Conv2d) and kernel.stride == kernel.kernel_size and len({*kernel.stride}) == 1
+    )
+    if not isinstance(kernel, nn.Conv2d) or not square or kernel.in_channels != 3:
         raise _refuse(name, "patches that overlap, are not square or come from another network")
     attention, mlp = _lora_modules(module.blocks[0])
     has_cls = module.cls_token is not None

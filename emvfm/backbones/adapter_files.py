@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emvfm.backbones.adapter_check import check_adapter
 from emvfm.backbones.backbone import Backbone
-from emvfm.backbones.lora import adapter_parameters, check_adapter, put_adapter
+from emvfm.backbones.injection import adapter_parameters, file_name, put_adapter, take_out
 from emvfm.errors import CorruptError, MissingError, UsageError
 from emvfm.workspace import Workspace, atomic_folder, read_json, write_bytes, write_json, write_text
 
@@ -63,43 +64,13 @@ def find_adapter(reference: str | Path, workspace: Workspace) -> Path:
     return folder
 
 
-def _to_multihead(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return peft's names for an adapter on ``nn.MultiheadAttention``, which ours stands in for."""
-    return {
-        re.sub(
-            r"\.attn\.(in_proj|out_proj)\.lora_",
-            lambda m: ".attn.lora_" if m.group(1) == "in_proj" else ".attn.base_layer.out_proj.lora_",
-            name,
-        ): tensor
-        for name, tensor in tensors.items()
-    }
-
-
-def _from_multihead(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        re.sub(r"\.attn\.lora_", ".attn.in_proj.lora_", name).replace(
-            ".attn.base_layer.out_proj.lora_", ".attn.out_proj.lora_"
-        ): tensor
-        for name, tensor in tensors.items()
-    }
-
-
-def _portable_targets(targets: list[str]) -> list[str] | None:
-    """Return peft's targets for packed attention, or None where only one of its two halves is adapted."""
-    inward = {t.removesuffix(".in_proj") for t in targets if t.endswith(".attn.in_proj")}
-    outward = {t.removesuffix(".out_proj") for t in targets if t.endswith(".attn.out_proj")}
-    if inward != outward:
-        return None
-    rest = [t for t in targets if not t.endswith((".attn.in_proj", ".attn.out_proj"))]
-    return sorted(inward) + rest
-
-
 def save_adapter(backbone: Backbone, folder: Path, *, replace: bool = False) -> Path:
     """Write the adapter of `backbone` to `folder`, in one step.
 
-    Plain peft loads it onto the library's own model, the packed attention of open_clip included (with
-    DoRA, or with one half of a packed attention, only emvfm can, because peft has no form for it).
-    An adapter that began with PiSSA or OLoRA is written as a plain one of twice the rank.
+    Plain peft loads it onto the library's own model, once ``backbone.library.open_for_adapters`` has
+    made linear layers of what is none (open_clip's packed attention, separate biases of some Eva
+    models; nothing for DINOv2 and DINOv3). An adapter that began with PiSSA or OLoRA is written as a
+    plain one of twice the rank.
 
     Raises
     ------
@@ -111,11 +82,6 @@ def save_adapter(backbone: Backbone, folder: Path, *, replace: bool = False) -> 
     if backbone.adapter is None:
         raise UsageError("no adapter to save", where=backbone.label)
     settings, tensors = backbone.adapter.export(backbone.module)
-    targets: list[str] = settings["targets"]
-    if backbone.spec.library == "open_clip" and not settings["dora"]:
-        portable = _portable_targets(targets)
-        if portable is not None:
-            targets, tensors = portable, _to_multihead(tensors)
     config = {
         "peft_type": "LORA",
         "base_model_name_or_path": backbone.spec.hub or backbone.spec.name,
@@ -123,7 +89,7 @@ def save_adapter(backbone: Backbone, folder: Path, *, replace: bool = False) -> 
         "r": settings["rank"],
         "lora_alpha": settings["alpha"],
         "lora_dropout": settings["dropout"],
-        "target_modules": targets,
+        "target_modules": settings["targets"],
         "use_rslora": settings["rslora"],
         "use_dora": settings["dora"],
         "bias": "none",
@@ -236,8 +202,6 @@ def load_adapter(backbone: Backbone, folder: Path, *, trainable: bool = False) -
     settings = _read_settings(folder)
     _check_origin(backbone, folder)
     tensors = _read_tensors(folder / _TENSORS)
-    if backbone.spec.library == "open_clip":
-        tensors = _from_multihead(tensors)
     foreign = [name for name in tensors if ".lora_" not in name]
     targets = sorted({name.split(".lora_", 1)[0] for name in tensors if ".lora_" in name}, key=_natural)
     backbone.library.open_for_adapters(backbone.module)
@@ -254,7 +218,7 @@ def load_adapter(backbone: Backbone, folder: Path, *, trainable: bool = False) -
     try:
         _fill(backbone, tensors, folder)
     except BaseException:
-        _take_out(backbone)
+        take_out(backbone)
         raise
     check_adapter(backbone)
     for _, parameter in adapter_parameters(backbone.module):
@@ -266,8 +230,6 @@ def _natural(name: str) -> list[object]:
 
 
 def _fill(backbone: Backbone, tensors: dict[str, Tensor], folder: Path) -> None:
-    from emvfm.backbones.lora import file_name
-
     ours = {file_name(name): parameter for name, parameter in adapter_parameters(backbone.module)}
     missing = sorted(set(ours) - set(tensors))
     unexpected = sorted(set(tensors) - set(ours))
@@ -284,15 +246,3 @@ def _fill(backbone: Backbone, tensors: dict[str, Tensor], folder: Path) -> None:
     with torch.no_grad():
         for name, parameter in ours.items():
             parameter.copy_(tensors[name])
-
-
-def _take_out(backbone: Backbone) -> None:
-    """Put the base layers back where the adapter's stand."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    modules = dict(backbone.module.named_modules())
-    for name, module in modules.items():
-        if isinstance(module, BaseTunerLayer):
-            parent, _, leaf = name.rpartition(".")
-            setattr(modules[parent], leaf, module.get_base_layer())
-    backbone.adapter = None
