@@ -122,10 +122,11 @@ def _download(spec: BackboneSpec, workspace: Workspace) -> Path:
     )
 
     # The client's connection errors come from an HTTP library that changed twice: its own error names it.
-    connection: tuple[type[Exception], ...] = tuple(
+    libraries = ("httpx", "httpx2", "requests")
+    refusals: tuple[type[Exception], ...] = tuple(
         kind
         for kind in HfHubHTTPError.__mro__
-        if kind.__module__.split(".")[0] in ("httpx", "httpx2", "requests")
+        if kind is HfHubHTTPError or kind.__module__.split(".")[0] in libraries
     )
     reason = "not on this machine, and no hub repository is known"
     if spec.hub and constants.HF_HUB_OFFLINE:
@@ -144,7 +145,7 @@ def _download(spec: BackboneSpec, workspace: Workspace) -> Path:
                 break
             except EntryNotFoundError:
                 reason = f"the hub's repository has none of {', '.join(spec.files)}"
-            except (HfHubHTTPError, *connection):
+            except refusals:
                 reason = "not on this machine, and the hub refused or broke off"
                 break
     raise MissingError(f"weights missing: {reason}", where=spec.name, todo=_download_hint(spec, workspace))
