@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from emvfm import __version__
+from emvfm.cli import backbones, data, doctor, embed
 
 __all__ = ["app", "main"]
 
@@ -25,11 +28,15 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(
-        False, "--version", help="Print the version.", callback=_version, is_eager=True
-    ),
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Can a vision model carry my data, what does it see, and will one model serve several datasets?"""
+
+
+for module in (data, backbones, embed, doctor):  # in the order of the help page
+    module.register(app)
 
 
 def main() -> None:
