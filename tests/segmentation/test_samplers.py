@@ -1,0 +1,137 @@
+"""Samplers visit what they promise as often as they promise, and resume where they stopped."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emvfm.errors import UsageError
+from emvfm.segmentation.samplers import SCHEMES, Sampler
+
+SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=4)
+SCHEME = st.sampled_from(SCHEMES)
+SEED = st.integers(0, 10**6)
+
+
+@given(SIZES, SEED, st.integers(1, 7))
+def test_plain_visits_every_sample_once_per_epoch_whatever_the_batch(
+    sizes: list[int], seed: int, batch: int
+) -> None:
+    sampler = Sampler(sizes, "plain", seed)
+    total = sum(sizes)
+    assert sampler.epoch_length == total
+    drawn = [pair for _ in range(3 * total) for pair in sampler.draw(batch)]
+    everything = {(source, i) for source, n in enumerate(sizes) for i in range(n)}
+    for epoch in range(3):
+        assert set(drawn[epoch * total : (epoch + 1) * total]) == everything
+
+
+@given(SIZES, SEED)
+def test_balanced_draws_sources_equally_often_at_every_moment(sizes: list[int], seed: int) -> None:
+    sampler, seen = Sampler(sizes, "balanced", seed), Counter(dict.fromkeys(range(len(sizes)), 0))
+    for _ in range(5 * len(sizes) + 3):
+        seen[sampler.draw(1)[0][0]] += 1
+        assert max(seen.values()) - min(seen.values()) <= 1
+
+
+@given(SIZES, SEED)
+def test_balanced_repeats_no_sample_of_a_source_before_all_have_come(sizes: list[int], seed: int) -> None:
+    sampler = Sampler(sizes, "balanced", seed)
+    drawn = sampler.draw(2 * sampler.epoch_length)
+    assert set(drawn[: sampler.epoch_length]) == {(s, i) for s, n in enumerate(sizes) for i in range(n)}
+    for source, n in enumerate(sizes):
+        own = [i for s, i in drawn if s == source]
+        assert len(own) == 2 * max(sizes)
+        for start in range(0, len(own) - n + 1, n):
+            assert sorted(own[start : start + n]) == list(range(n))
+
+
+@given(SIZES, SCHEME, SEED, st.integers(0, 40), SEED)
+@settings(deadline=None)
+def test_a_restored_sampler_continues_the_same_sequence(
+    sizes: list[int], scheme: str, seed: int, steps: int, other: int
+) -> None:
+    sampler = Sampler(sizes, scheme, seed)
+    for _ in range(steps):
+        sampler.draw(1)
+    state = json.loads(json.dumps(sampler.state(), allow_nan=False))
+    want = sampler.draw(50)
+    resumed = Sampler(sizes, scheme, other)
+    resumed.restore(state)
+    assert resumed.draw(50) == want
+    assert resumed.state() == sampler.state()
+
+
+def test_a_state_is_a_copy() -> None:
+    sampler = Sampler([3, 4], "balanced", 0)
+    sampler.draw(3)
+    state = sampler.state()
+    kept = json.dumps(state)
+    sampler.draw(10)
+    assert json.dumps(state) == kept
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_seed_decides_the_sequence_and_the_batch_size_does_not(scheme: str) -> None:
+    drawn = [Sampler([20, 30], scheme, seed).draw(40) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    sampler = Sampler([20, 30], scheme, 0)
+    assert [pair for size in (1, 9, 30) for pair in sampler.draw(size)] == drawn[0]
+
+
+def test_plain_weighs_sources_by_size_and_first_draws_are_uniform() -> None:
+    first = Counter(Sampler([1, 3], "plain", seed).draw(1)[0] for seed in range(2000))
+    assert set(first) == {(0, 0), (1, 0), (1, 1), (1, 2)}
+    assert all(abs(n - 500) < 100 for n in first.values())
+
+
+def test_epochs_are_shuffled_anew() -> None:
+    sampler = Sampler([30], "plain", 0)
+    assert sampler.draw(30) != sampler.draw(30)
+
+
+def _broken_states() -> list[dict[str, Any]]:
+    good = Sampler([3, 4], "balanced", 0).state()
+    return [
+        {**good, "n_per_source": [3, 5]},
+        {**good, "scheme": "plain"},
+        {**good, "generator": {**good["generator"], "name": "MT19937"}},
+        {**good, "generator": {**good["generator"], "state": "-1"}},
+        {**good, "generator": {**good["generator"], "state": str(2**200)}},
+        {**good, "generator": {**good["generator"], "inc": "x"}},
+        {**good, "generator": {**good["generator"], "uinteger": 2**40}},
+        {**good, "generator": None},
+        {**good, "turns": [2]},
+        {**good, "left": [[0]]},
+        {**good, "left": [[3], []]},
+        {**good, "left": [[], [-1]]},
+        {key: value for key, value in good.items() if key != "left"},
+        {},
+    ]
+
+
+@pytest.mark.parametrize("state", _broken_states())
+def test_a_state_of_another_sampler_is_refused_and_changes_nothing(state: dict[str, Any]) -> None:
+    sampler, twin = Sampler([3, 4], "balanced", 5), Sampler([3, 4], "balanced", 5)
+    with pytest.raises(UsageError):
+        sampler.restore(state)
+    assert sampler.draw(20) == twin.draw(20)
+
+
+def test_misuse_is_a_usage_error() -> None:
+    for wrong in (([], "plain", 0), ([3, 0], "balanced", 0), ([3], "weighted", 0), ([3], "plain", -1)):
+        with pytest.raises(UsageError):
+            Sampler(*wrong)
+    with pytest.raises(UsageError, match="empty batch"):
+        Sampler([3]).draw(0)
+
+
+def test_draws_are_plain_integers() -> None:
+    for pair in Sampler(np.array([3, 4]).tolist(), "balanced").draw(8):
+        assert all(type(number) is int for number in pair)
