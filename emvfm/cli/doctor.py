@@ -73,9 +73,9 @@ def _device() -> Check:
 
 
 def _bfloat16() -> Check:
-    from emvfm.backbones.precision import has_fast_bfloat16
+    from emvfm.backbones.precision import choose_device, choose_precision
 
-    if has_fast_bfloat16("cuda" if importlib.import_module("torch").cuda.is_available() else "cpu"):
+    if choose_precision("auto", choose_device("auto")) == "bfloat16":
         return Check("bfloat16", "ok", "this chip computes in bfloat16; --precision auto uses it")
     return Check("bfloat16", "remark", "not fast on this chip", "--precision auto stays in float32")
 

@@ -6,7 +6,6 @@ import gc
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -42,7 +41,7 @@ R = TypeVar("R")
 def identity_of(backbone: Backbone, options: BackboneOptions) -> EmbeddingIdentity:
     """Return what decides the numbers when `backbone` embeds an image with `options`."""
     return EmbeddingIdentity(
-        backbone=asdict(backbone.spec),
+        backbone=backbone.spec.identity(),
         weights=backbone.weights_digest,
         adapter=backbone.adapter_digest,
         preprocess=Preprocess.for_backbone(backbone.spec, options).identity(),

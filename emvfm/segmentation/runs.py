@@ -1,0 +1,125 @@
+"""The folder of a training run: named by what decides its result, made once, finished or resumable.
+
+::
+
+    runs/<slug>-<identity>/
+      config.yaml       resolved options; ``emvfm train --config`` repeats the run
+      provenance.json   software, machine, digests of data and weights
+      status.json       running | finished
+      history.jsonl     one line a validation
+      metrics.json      {"train": …, "eval": {test set: …}}
+      checkpoints/      best.safetensors (head), adapter/ (LoRA), state.pt while unfinished
+      figures/
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emvfm.config import dump_yaml, read_yaml, to_dict
+from emvfm.datasets.manifest import Dataset
+from emvfm.errors import CorruptError
+from emvfm.provenance import digest, environment
+from emvfm.segmentation.config import TrainConfig
+from emvfm.workspace import Workspace, atomic_folder, read_json, write_json, write_text
+
+__all__ = ["RunFolder", "ensure_run", "run_identity"]
+
+#: Options that can't change the result.
+_IRRELEVANT = ("device", "data", "weights", "evaluate_every")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Reading and writing of one run's files."""
+
+    path: Path
+
+    @property
+    def finished(self) -> bool:
+        return read_json(self.path / "status.json")["state"] == "finished"
+
+    @property
+    def config(self) -> TrainConfig:
+        """The resolved options of the run."""
+        from emvfm.config import resolve
+
+        return resolve(TrainConfig, flags=read_yaml(self.path / "config.yaml"))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return read_json(self.path / "provenance.json")
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        path = self.path / "metrics.json"
+        return read_json(path) if path.is_file() else {}
+
+    def update_metrics(self, section: str, values: Mapping[str, Any]) -> None:
+        """Replace one section of ``metrics.json``."""
+        write_json(self.path / "metrics.json", {**self.metrics, section: dict(values)})
+
+    def set_state(self, state: str) -> None:
+        write_json(self.path / "status.json", {"state": state})
+
+    def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write all validations so far; whole, so that a resumed run never repeats a line."""
+        write_text(self.path / "history.jsonl", "".join(json.dumps(dict(row)) + "\n" for row in rows))
+
+    def history(self) -> list[dict[str, Any]]:
+        path = self.path / "history.jsonl"
+        if not path.is_file():
+            return []
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except json.JSONDecodeError as error:
+            raise CorruptError("not a history", where=path, got=error) from None
+
+
+def run_identity(config: TrainConfig, datasets: Sequence[Dataset], store_key: str, patch: int) -> str:
+    """Return the digest of all that decides the trained weights: options, rows of the data, backbone."""
+    options = {key: value for key, value in to_dict(config).items() if key not in _IRRELEVANT}
+    return digest(
+        {"options": options, "data": [d.split("train", "val").digest for d in datasets],
+         "embeddings": store_key, "patch": patch}
+    )  # fmt: skip
+
+
+def ensure_run(
+    workspace: Workspace,
+    config: TrainConfig,
+    datasets: Sequence[Dataset],
+    identity: str,
+    facts: Mapping[str, Any],
+) -> RunFolder:
+    """Return the folder of the run with this identity, made if it is not there.
+
+    `facts` go into ``provenance.json`` beside the environment.
+    """
+    adaptation = "lora" if config.lora else "frozen"
+    names = "+".join(d.name for d in datasets)[:60]
+    path = workspace.runs / f"{names}-{config.backbone}-{adaptation}-s{config.seed}-{identity[:10]}".replace(
+        ":", "_"
+    )
+    if not (path / "config.yaml").is_file():
+        try:
+            with atomic_folder(path, replace=path.exists()) as folder:
+                write_text(folder / "config.yaml", dump_yaml(to_dict(config)))
+                data = [{"name": d.name, "digest": d.digest, "audit": d.meta.get("audit")} for d in datasets]
+                record = {"identity": identity, "data": data, **facts, "environment": environment()}
+                write_json(folder / "provenance.json", record)
+                write_json(folder / "status.json", {"state": "running"})
+                (folder / "checkpoints").mkdir()
+                (folder / "figures").mkdir()
+        except OSError:
+            if not (path / "config.yaml").is_file():  # else another process made it meanwhile
+                raise
+    return RunFolder(path)

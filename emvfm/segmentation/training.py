@@ -1,0 +1,394 @@
+"""Training a segmentation head, with the backbone frozen or adapted by LoRA, for a fixed number of steps.
+
+A run is named by what decides its result. A finished one is returned as it is; an unfinished one goes on
+from its last checkpoint to the very same weights, because everything random and everything that moves
+is in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import resource
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from emvfm.backbones.backbone import Backbone
+from emvfm.backbones.loading import load_backbone
+from emvfm.backbones.lora import adapter_parameters, inject_lora, save_adapter
+from emvfm.backbones.preprocess import Preprocess
+from emvfm.datasets.audit import require_passed
+from emvfm.datasets.catalog import open_dataset
+from emvfm.datasets.images import read_image
+from emvfm.datasets.manifest import Dataset
+from emvfm.errors import CorruptError, EmvfmError, UsageError
+from emvfm.extraction.pipeline import embed_dataset, identity_of
+from emvfm.segmentation.batches import Batches, ImageCrops, TokenCrops
+from emvfm.segmentation.checkpoints import load_head
+from emvfm.segmentation.config import TrainConfig
+from emvfm.segmentation.geometry import as_map, native_logits
+from emvfm.segmentation.heads import build_head, count_parameters
+from emvfm.segmentation.losses import build_loss
+from emvfm.segmentation.metrics import Counts, count, pooled
+from emvfm.segmentation.runs import RunFolder, ensure_run, run_identity
+from emvfm.segmentation.samplers import Sampler
+from emvfm.store.view import Embeddings
+from emvfm.workspace import Workspace, write_bytes
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["train"]
+
+
+def resolved(config: TrainConfig) -> TrainConfig:
+    """Return `config` with the defaults that depend on the adaptation filled in."""
+    steps, batch = (300, 2) if config.lora else (600, 4)
+    if not config.data:
+        raise UsageError("no data to train on", where="--data", expected="the name of a dataset")
+    if config.adapter is not None:
+        raise UsageError(
+            "training starts from a backbone without adapter", where="--adapter", got=config.adapter
+        )
+    weights = None if config.weights is None else config.weights.expanduser().absolute()
+    return replace(config, steps=config.steps or steps, batch=config.batch or batch, weights=weights)
+
+
+def _rate(step: int, steps: int, warmup: int) -> float:
+    """Return the learning rate's factor: linear warm-up, then a cosine to zero."""
+    return min(1.0, (step + 1) / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+@dataclass
+class _Validation:
+    """Pooled foreground IoU of the validation slices at native size, from tokens or through the backbone."""
+
+    config: TrainConfig
+    backbone: Backbone
+    preprocess: Preprocess
+    layers: tuple[int, ...]
+    embeddings: Sequence[Embeddings]
+
+    def __call__(self, head: nn.Module) -> float:
+        from emvfm.datasets.masks import read_mask
+
+        counts: list[Counts] = []
+        head.eval()
+        with torch.inference_mode():
+            for source in self.embeddings:
+                for i, sample in enumerate(source.samples):
+                    path = source.dataset.mask_path(sample)
+                    assert path is not None
+                    tokens = self._tokens(source, i)
+                    size = (sample.height, sample.width)
+                    logits = native_logits(
+                        head, tokens, self.preprocess.patch, size, self.preprocess.input_size
+                    )[0]
+                    counts.append(count((logits[1] > logits[0]).cpu().numpy(), read_mask(path)))
+        head.train()
+        return pooled(counts).iou
+
+    def _tokens(self, source: Embeddings, i: int) -> Tensor:
+        if not self.config.lora:
+            maps = as_map(source.patches(i))
+        else:
+            image = read_image(source.dataset.image_path(source.samples[i]))
+            pixels = torch.from_numpy(self.preprocess.prepare(image).pixels)[None]
+            patches = self.backbone.tokens(pixels, self.layers).patches[0]
+            maps = as_map(patches.cpu().numpy())
+        return torch.from_numpy(maps)[None].to(self.backbone.device)
+
+
+@dataclass
+class _State:
+    """All that moves during training; what is not in here can't be resumed."""
+
+    head: nn.Module
+    adapter: list[tuple[str, nn.Parameter]]
+    optimiser: torch.optim.Optimizer
+    sampler: Sampler
+    rng: np.random.Generator
+    step: int = 0
+    best_iou: float = -1.0
+    best_step: int = 0
+    seconds: float = 0.0
+
+    def save(self, run: RunFolder, history: list[dict[str, Any]]) -> None:
+        stream = io.BytesIO()
+        torch.save(
+            {
+                "head": self.head.state_dict(),
+                "adapter": {name: parameter.detach() for name, parameter in self.adapter},
+                "optimiser": self.optimiser.state_dict(),
+                "sampler": self.sampler.state(),
+                "rng": self.rng.bit_generator.state,
+                "torch_rng": torch.get_rng_state(),
+                "scalars": [self.step, self.best_iou, self.best_step, self.seconds],
+                "history": history,
+            },
+            stream,
+        )
+        write_bytes(run.checkpoints / "state.pt", stream.getvalue())
+
+    def restore(self, run: RunFolder) -> list[dict[str, Any]]:
+        """Go on from the run's checkpoint, if there is one; return the history up to it."""
+        path = run.checkpoints / "state.pt"
+        if not path.is_file():
+            return []
+        try:
+            saved = torch.load(path, weights_only=True)
+        except (RuntimeError, EOFError, ValueError) as error:
+            raise CorruptError(
+                "damaged checkpoint", where=path, got=error, todo="remove it to start anew"
+            ) from None
+        self.head.load_state_dict(saved["head"])
+        with torch.no_grad():
+            for name, parameter in self.adapter:
+                parameter.copy_(saved["adapter"][name])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        self.sampler.restore(saved["sampler"])
+        self.rng.bit_generator.state = saved["rng"]
+        torch.set_rng_state(saved["torch_rng"])
+        self.step, self.best_iou, self.best_step, self.seconds = saved["scalars"]
+        return saved["history"]
+
+
+@contextmanager
+def _stop_between_steps() -> Iterator[list[int]]:
+    """Turn Ctrl-C and SIGTERM into a request that the loop answers at the end of a step."""
+    asked: list[int] = []
+    previous = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, lambda n, _: asked.append(n))
+    except ValueError:  # not in the main thread: signals go elsewhere
+        previous = {}
+    try:
+        yield asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _progress(console: Console | None) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeRemainingColumn(),
+        console=console or Console(quiet=True),
+        transient=True,
+    )
+
+
+def _loop(
+    config: TrainConfig,
+    run: RunFolder,
+    state: _State,
+    batches: Batches,
+    validate: _Validation,
+    console: Console | None,
+) -> list[dict[str, Any]]:
+    """Train to the last step; keeps the best head (and adapter) by validation IoU."""
+    assert config.steps is not None
+    assert config.batch is not None
+    loss_of = build_loss(config.loss)
+    history = state.restore(run)
+    device = validate.backbone.device
+    losses: list[float] = []
+    state.head.train()
+    with _stop_between_steps() as asked, _progress(console) as progress:
+        task = progress.add_task("training", total=config.steps, completed=state.step, state="")
+        while state.step < config.steps:
+            start = time.perf_counter()
+            factor = _rate(state.step, config.steps, config.warmup)
+            for group in state.optimiser.param_groups:
+                group["lr"] = group["highest"] * factor
+            tokens, targets = batches.batch(state.sampler.draw(config.batch), state.rng)
+            logits = _logits(state.head, tokens.to(device), targets)
+            loss = loss_of(logits, targets.to(device))
+            if not torch.isfinite(loss):
+                raise EmvfmError(
+                    "the loss is not finite", where=run.path, got=f"step {state.step}", todo="lower --lr"
+                )
+            state.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_([p for g in state.optimiser.param_groups for p in g["params"]], 1.0)
+            state.optimiser.step()
+            losses.append(float(loss.detach()))
+            state.step += 1
+            state.seconds += time.perf_counter() - start
+            if state.step % config.evaluate_every == 0 or state.step == config.steps:
+                iou = validate(state.head)
+                row = {"step": state.step, "train_loss": float(np.mean(losses)), "val_iou": iou}
+                history.append({**row, "seconds": round(state.seconds, 1)})
+                losses.clear()
+                if iou > state.best_iou:
+                    state.best_iou, state.best_step = iou, state.step
+                    _keep(run, state.head, validate.backbone, config)
+                state.save(run, history)
+                run.write_history(history)
+            best = f"best IoU {state.best_iou:.3f}" if state.best_step else ""
+            progress.update(task, completed=state.step, state=f"loss {float(loss.detach()):.3f}  {best}")
+            if asked:
+                state.save(run, history)
+                raise KeyboardInterrupt
+    return history
+
+
+def _logits(head: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
+    from emvfm.segmentation.heads import logits_at
+
+    return logits_at(head, tokens, (targets.shape[-2], targets.shape[-1]))
+
+
+def _keep(run: RunFolder, head: nn.Module, backbone: Backbone, config: TrainConfig) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
+    if config.lora:
+        save_adapter(backbone, run.checkpoints / "adapter", replace=True)
+    write_bytes(run.checkpoints / "best.safetensors", save(tensors))
+
+
+def _open(config: TrainConfig, workspace: Workspace, force: bool) -> list[Dataset]:
+    datasets = [open_dataset(workspace, name) for name in config.data]
+    for dataset in datasets:
+        require_passed(dataset, force=force)
+        for split in ("train", "val"):
+            if len(dataset.split(split).annotated()) == 0:
+                raise UsageError(f"no annotated slices in the {split} split", where=dataset.name)
+    return datasets
+
+
+def train(
+    config: TrainConfig, workspace: Workspace, *, force: bool = False, console: Console | None = None
+) -> RunFolder:
+    """Train what `config` says and return its run; a finished run of the same identity is returned as it is.
+
+    Parameters
+    ----------
+    force
+        Train on data that the audit refused.
+
+    Raises
+    ------
+    RefusedError
+        The audit refused a dataset and `force` is false.
+    UsageError
+        Nothing to train on, or another process trains this very run.
+    """
+    config = resolved(config)
+    datasets = _open(config, workspace, force)
+    backbone = load_backbone(config, workspace)
+    preprocess = Preprocess.for_backbone(backbone.spec, config)
+    identity = run_identity(config, datasets, identity_of(backbone, config).key, backbone.patch)
+    facts = {
+        "backbone": backbone.label,
+        "weights": backbone.weights_digest,
+        "adaptation": _adaptation(config),
+    }
+    run = ensure_run(workspace, config, datasets, identity, facts)
+    if run.finished:
+        return run
+    try:
+        with FileLock(run.path / ".lock", blocking=False), torch.random.fork_rng(devices=[]):
+            if not run.finished:
+                _train(config, run, datasets, backbone, preprocess, workspace, console, force)
+    except Timeout:
+        raise UsageError("another process trains this run", where=run.path, todo="wait for it") from None
+    return run
+
+
+def _adaptation(config: TrainConfig) -> str:
+    if not config.lora:
+        return "frozen"
+    return f"{'DoRA' if config.dora else 'LoRA'} r{config.lora_rank}"
+
+
+def _train(
+    config: TrainConfig,
+    run: RunFolder,
+    datasets: Sequence[Dataset],
+    backbone: Backbone,
+    preprocess: Preprocess,
+    workspace: Workspace,
+    console: Console | None,
+    force: bool,
+) -> None:
+    start = time.perf_counter()
+    layers = backbone.choose_layers(config.layers)
+    embeddings = [
+        embed_dataset(d.split("train", "val").annotated(), backbone, config, workspace, console=console)
+        for d in datasets
+    ]
+    extraction_seconds = time.perf_counter() - start
+    head = build_head(config.head, len(layers) * backbone.width, width=config.width, dropout=config.dropout)
+    torch.manual_seed(config.seed)
+    head.apply(_reset)
+    groups: list[dict[str, Any]] = []
+    adapter: list[tuple[str, nn.Parameter]] = []
+    if config.lora:
+        if config.warm_start:
+            frozen = replace(config, lora=False, steps=None, batch=None)
+            warm = train(frozen, workspace, force=force, console=console)
+            load_head(head, warm.checkpoints / "best.safetensors")
+        inject_lora(backbone, config, seed=config.seed)
+        backbone.module.train(config.lora_dropout > 0)
+        adapter = adapter_parameters(backbone.module)
+        groups.append({"params": [p for _, p in adapter], "highest": config.lora_lr, "weight_decay": 0.0})
+        train_sets = [d.split("train").annotated() for d in datasets]
+        batches: Batches = ImageCrops(train_sets, backbone, layers, preprocess, config.crop)
+    else:
+        batches = TokenCrops([e.split("train") for e in embeddings], config.crop)
+    head.to(backbone.device)
+    head_lr = config.lr / 4 if config.lora and config.warm_start else config.lr  # a trained head needs less
+    groups.append(
+        {"params": list(head.parameters()), "highest": head_lr, "weight_decay": config.weight_decay}
+    )
+    state = _State(
+        head=head,
+        adapter=adapter,
+        optimiser=torch.optim.AdamW(groups, lr=config.lr),
+        sampler=Sampler(batches.n_per_source, config.sampling, config.seed),
+        rng=np.random.Generator(np.random.PCG64([config.seed, 1])),
+    )
+    validate = _Validation(config, backbone, preprocess, layers, [e.split("val") for e in embeddings])
+    history = _loop(config, run, state, batches, validate, console)
+    run.update_metrics(
+        "train",
+        {
+            "best_val_iou": state.best_iou,
+            "best_step": state.best_step,
+            "steps": config.steps,
+            "train_slices": sum(batches.n_per_source),
+            "val_slices": sum(len(v) for v in validate.embeddings),
+            "seconds": round(state.seconds, 2),
+            "extraction_seconds": round(extraction_seconds, 2),
+            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "head_parameters": count_parameters(head),
+            "adapter_parameters": sum(p.numel() for _, p in adapter),
+            "last_val_iou": history[-1]["val_iou"],
+        },
+    )
+    run.set_state("finished")
+    (run.checkpoints / "state.pt").unlink(missing_ok=True)
+
+
+def _reset(module: nn.Module) -> None:
+    """Draw a module's first values anew, so that they depend on the seed alone."""
+    reset = getattr(module, "reset_parameters", None)
+    if callable(reset):
+        reset()
