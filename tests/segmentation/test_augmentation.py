@@ -115,6 +115,12 @@ def test_grey_images_stay_grey_and_equal_the_single_channel_result() -> None:
     assert np.allclose(colour, single[:, :, None], atol=1e-6)
 
 
+def test_blur_mixes_neighbours_but_never_channels() -> None:
+    image = np.zeros((16, 16, 3), np.float32)
+    image[:, :, 1] = 0.5
+    assert np.allclose(photometric(image, np.random.default_rng(0), **{**OFF, "blur": 1.0}), image, atol=1e-6)
+
+
 def test_brightness_shifts_contrast_stretches_about_the_mean() -> None:
     image = _image()
     for seed in range(20):

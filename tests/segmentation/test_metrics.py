@@ -106,6 +106,11 @@ def test_blocks_depend_on_position_not_on_listing_order(order: list[int], length
     assert max(map(len, groups)) <= length
 
 
+def test_blocks_follow_the_order_of_far_apart_positions() -> None:
+    positions = [-7, 10_000, 3, 500_000, 77, 10_001]
+    assert block_labels(["v"] * 6, positions, length=2) == [0, 1, 0, 2, 1, 2]
+
+
 def test_tiles_of_a_slice_share_a_block_and_images_without_position_stand_alone() -> None:
     labels = block_labels(["v", "v", "v", "v", "w", "w"], [0, 0, 5, 5, None, None], length=1)
     assert labels == [0, 0, 1, 1, 2, 3]
