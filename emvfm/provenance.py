@@ -63,7 +63,7 @@ def _processor() -> str:
 
 def environment(packages: Iterable[str] = _PACKAGES) -> dict[str, Any]:
     """Return when, where and with which software a result was made, as plain JSON values."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in packages:
         try:
             versions[name] = importlib.metadata.version(name)

@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "segmentation": {"datasets", "backbones", "store", "extraction"},
     "domain": set(),
     "report": set(),
+    "studies": {"datasets", "backbones", "store", "extraction", "segmentation", "domain", "report"},
 }
 FORBIDDEN = {"domain": {"torch", "zarr"}, "store": {"torch"}, "benchmarks": {"zarr"}}
 

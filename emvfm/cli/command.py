@@ -199,7 +199,7 @@ def command(
                     flags = {p.name: _plain(values[p.name]) for p in fields if _given(ctx, p.name)}
                     if "seed" in {f.name for f in dataclasses.fields(kind)} and _given(ctx, "seed"):
                         flags["seed"] = values["seed"]
-                    config = resolve(kind, file=values["config"], sets=values["sets"] or (), flags=flags)
+                    config: Any = resolve(kind, file=values["config"], sets=values["sets"] or (), flags=flags)
                     function(call, config, **arguments)
             except (typer.Exit, typer.Abort, SystemExit):
                 raise

@@ -12,7 +12,9 @@ from emvfm.cli.completion import complete_run
 from emvfm.segmentation.config import EvalConfig
 
 if TYPE_CHECKING:
-    from emvfm.segmentation.evaluation import Cell
+    from collections.abc import Sequence
+
+    from emvfm.segmentation.evaluation import Cell, Panel
     from emvfm.segmentation.metrics import Estimate
 
 __all__ = ["register"]
@@ -47,6 +49,12 @@ def _tables(cells: list[Cell]) -> list[object]:
     return [table, *notes]
 
 
+def _draw(panels: Sequence[Panel]) -> bytes:
+    from emvfm.report.figures import overlay_grid
+
+    return overlay_grid(panels, len(panels))
+
+
 def register(app: typer.Typer) -> None:
     @command(app, "eval", EvalConfig)
     def evaluate(
@@ -56,6 +64,9 @@ def register(app: typer.Typer) -> None:
             list[str], typer.Argument(help="Runs, by name or folder.", autocompletion=complete_run)
         ],
         out: Annotated[Path | None, typer.Option(help="Also write the result to this JSON file.")] = None,
+        overlays: Annotated[
+            bool, typer.Option(help="Draw the worst, median and best slice of each cell.")
+        ] = True,
     ) -> None:
         """Score runs on test sets: the train × test matrix, at native resolution, with intervals."""
         from emvfm.segmentation.evaluation import PROTOCOL
@@ -63,7 +74,8 @@ def register(app: typer.Typer) -> None:
         from emvfm.workspace import write_json
 
         folders = [call.workspace.find_run(name) for name in runs]
-        cells = evaluate_runs(folders, config, call.workspace, console=call.console)
+        draw = _draw if overlays else None
+        cells = evaluate_runs(folders, config, call.workspace, draw=draw, console=call.console)
         result = {"protocol": PROTOCOL, "results": [cell.to_json() for cell in cells]}
         if out is not None:
             write_json(out, result)

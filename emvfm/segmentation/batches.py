@@ -115,8 +115,8 @@ class ImageCrops:
     def _read(self, dataset: Dataset, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         """Return grey levels ``(H, W)`` or ``(H, W, 3)`` float32 in [0, 1] at input size, and the target."""
         prepared = self.preprocess.prepare(read_image(dataset.image_path(sample)))
-        grey = torch.from_numpy(prepared.pixels) * self._std + self._mean
-        grey = grey.clamp_(0, 1).movedim(0, -1).numpy()
+        channels = torch.from_numpy(prepared.pixels) * self._std + self._mean
+        grey = channels.clamp_(0, 1).movedim(0, -1).numpy()
         if np.array_equal(grey[..., 0], grey[..., 1]) or np.ptp(grey, axis=-1).max() < 1e-4:
             grey = grey[..., 0]
         p, size = self.preprocess.patch, self.preprocess.input_size

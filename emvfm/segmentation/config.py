@@ -55,5 +55,4 @@ class EvalConfig:
     ] = ()
     samples: Annotated[int, Gt(0), MultipleOf(1), Doc("Bootstrap resamples of blocks of slices.")] = 2000
     level: Annotated[float, Gt(0), Lt(1), Doc("Coverage of the intervals.")] = 0.95
-    overlays: Annotated[bool, Doc("Draw the best, median and worst slice of each cell.")] = True
     seed: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,9 @@ from emvfm.workspace import Workspace, write_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+#: Image, mask, prediction and title of one slice.
+Panel = tuple[np.ndarray, np.ndarray, np.ndarray, str]
 
 __all__ = ["PROTOCOL", "Cell", "ImageScore", "evaluate"]
 
@@ -135,10 +138,8 @@ def _score(segmenter: Segmenter, embeddings: Embeddings, test: str, config: Eval
     )
 
 
-def _draw(segmenter: Segmenter, embeddings: Embeddings, cell: Cell) -> None:
-    """Write overlays of the best, the median and the worst slice into the run's figures."""
-    from emvfm.report.figures import overlay_grid
-
+def _examples(segmenter: Segmenter, embeddings: Embeddings, cell: Cell) -> list[Panel]:
+    """Return the worst, the median and the best slice with their masks and predictions."""
     order = np.argsort([image.counts.iou for image in cell.images], kind="stable")
     chosen = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
     panels = []
@@ -148,14 +149,23 @@ def _draw(segmenter: Segmenter, embeddings: Embeddings, cell: Cell) -> None:
         title = f"{name}: {sample.id}, IoU {cell.images[i].counts.iou:.2f}"
         image = read_image(embeddings.dataset.image_path(sample))
         panels.append((image, _mask(embeddings.dataset, sample), probability > 0.5, title))
-    name = cell.test.replace(":", "-").replace("/", "-").strip("-.")[-80:]
-    write_bytes(segmenter.run.path / "figures" / f"{name}.png", overlay_grid(panels, 3))
+    return panels
 
 
 def evaluate(
-    runs: Sequence[Path], config: EvalConfig, workspace: Workspace, *, console: Console | None = None
+    runs: Sequence[Path],
+    config: EvalConfig,
+    workspace: Workspace,
+    *,
+    draw: Callable[[Sequence[Panel]], bytes] | None = None,
+    console: Console | None = None,
 ) -> list[Cell]:
-    """Score each run on each test set; results also go into the runs' ``metrics.json`` and figures.
+    """Score each run on each test set; results also go into the runs' ``metrics.json``.
+
+    Parameters
+    ----------
+    draw
+        Makes a PNG of the worst, the median and the best slice of a cell, for the run's figures.
 
     Raises
     ------
@@ -181,7 +191,9 @@ def evaluate(
             cell = _score(segmenter, embeddings, name, config)
             scored[name] = cell.to_json()
             cells.append(cell)
-            if config.overlays:
-                _draw(segmenter, embeddings, cell)
+            if draw is not None:
+                file = name.replace(":", "-").replace("/", "-").strip("-.")[-80:] + ".png"
+                picture = draw(_examples(segmenter, embeddings, cell))
+                write_bytes(segmenter.run.path / "figures" / file, picture)
         segmenter.run.update_metrics("eval", scored)
     return cells

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from emvfm.backbones.options import LoraOptions
 from emvfm.config import dump_yaml, read_yaml, to_dict
 from emvfm.datasets.manifest import Dataset
 from emvfm.errors import CorruptError
@@ -30,7 +31,7 @@ from emvfm.workspace import Workspace, atomic_folder, read_json, write_json, wri
 __all__ = ["RunFolder", "ensure_run", "run_identity"]
 
 #: Options that can't change the result.
-_IRRELEVANT = ("device", "data", "weights", "evaluate_every")
+_IRRELEVANT = ("device", "data", "weights")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,10 @@ class RunFolder:
 
 def run_identity(config: TrainConfig, datasets: Sequence[Dataset], store_key: str, patch: int) -> str:
     """Return the digest of all that decides the trained weights: options, rows of the data, backbone."""
-    options = {key: value for key, value in to_dict(config).items() if key not in _IRRELEVANT}
+    unused = set(_IRRELEVANT)
+    if not config.lora:  # then nothing of LoRA matters, and one frozen run serves as the start of several
+        unused |= {field.name for field in fields(LoraOptions)} | {"lora_lr", "warm_start"}
+    options = {key: value for key, value in to_dict(config).items() if key not in unused}
     return digest(
         {"options": options, "data": [d.split("train", "val").digest for d in datasets],
          "embeddings": store_key, "patch": patch}

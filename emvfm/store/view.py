@@ -51,10 +51,10 @@ def write_table(store: EmbeddingStore, dataset: Dataset, foreground: Callable[[S
         }
         for name, values in columns.items():
             text = isinstance(values[0], str)
-            array = group.create_array(
+            column = group.create_array(
                 name, shape=(len(values),), dtype=str if text else "int64", dimension_names=("sample",)
             )
-            array[:] = np.array(values, dtype=object if text else np.int64)
+            column[:] = np.array(values, dtype=object if text else np.int64)
         for grid in sorted({rows[s.image_sha256].grid for s in dataset.samples}):
             members = [
                 i
@@ -64,12 +64,12 @@ def write_table(store: EmbeddingStore, dataset: Dataset, foreground: Callable[[S
             if not members:
                 continue
             inner = group.create_group(f"foreground/{grid_name(grid)}")
-            values = np.stack([foreground(dataset.samples[i]) for i in members]).astype(np.float32)
+            fractions = np.stack([foreground(dataset.samples[i]) for i in members]).astype(np.float32)
             array = inner.create_array(
-                "fraction", shape=values.shape, chunks=values.shape, dtype="float32", fill_value=np.nan,
+                "fraction", shape=fractions.shape, chunks=fractions.shape, dtype="float32", fill_value=np.nan,
                 dimension_names=("sample", "y", "x"),
             )  # fmt: skip
-            array[:] = values
+            array[:] = fractions
             index = inner.create_array(
                 "sample", shape=(len(members),), dtype="int64", dimension_names=("sample",)
             )
