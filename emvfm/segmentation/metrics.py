@@ -24,6 +24,7 @@ __all__ = [
     "count",
     "mean_per_image",
     "pooled",
+    "scores",
 ]
 
 Statistic = Literal["iou", "dice"]
@@ -49,12 +50,12 @@ class Counts:
     @property
     def iou(self) -> float:
         """Intersection over union of the foreground, in [0, 1]."""
-        return float(_score(np.array(astuple(self), dtype=np.float64), "iou"))
+        return float(scores(np.array(astuple(self), dtype=np.float64), "iou"))
 
     @property
     def dice(self) -> float:
         """Twice the intersection over the sum of the areas, in [0, 1]; equals F1."""
-        return float(_score(np.array(astuple(self), dtype=np.float64), "dice"))
+        return float(scores(np.array(astuple(self), dtype=np.float64), "dice"))
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def mean_per_image(counts: Sequence[Counts], *, statistic: Statistic = "iou") ->
     UsageError
         Without images, or for an unknown statistic.
     """
-    return float(np.mean(_score(_table(counts), _known(statistic))))
+    return float(np.mean(scores(_table(counts), _known(statistic))))
 
 
 def block_labels(volumes: Sequence[str], z: Sequence[int | None], *, length: int | None = None) -> list[int]:
@@ -227,7 +228,7 @@ def bootstrap_pooled(
         got = f"{samples} samples at level {level}"
         raise UsageError("out of range", where="bootstrap", got=got, expected="samples >= 1, 0 < level < 1")
     table = _table(counts)
-    value = float(_score(table.sum(axis=0), statistic))
+    value = float(scores(table.sum(axis=0), statistic))
     names, block = np.unique(np.asarray(blocks), return_inverse=True)
     n_blocks = len(names)
     if n_blocks < 2:
@@ -236,7 +237,7 @@ def bootstrap_pooled(
     totals = np.zeros((n_blocks, 4))
     np.add.at(totals, block, table)
     times = np.random.default_rng(seed).multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), size=samples)
-    replicates = _score(times @ totals, statistic)
+    replicates = scores(times @ totals, statistic)
     low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
     method = f"percentile bootstrap of {n_blocks} blocks of consecutive slices, {samples} resamples"
     return Estimate(value, float(low), float(high), level, method, len(counts))
@@ -248,8 +249,8 @@ def _table(counts: Sequence[Counts]) -> np.ndarray[Any, Any]:
     return np.array([astuple(each) for each in counts], dtype=np.float64)  # exact below 2 ** 53 pixels
 
 
-def _score(table: np.ndarray[Any, Any], statistic: str) -> np.ndarray[Any, Any]:
-    """Score counts `(..., 4)` in the order tp, fp, fn, tn."""
+def scores(table: np.ndarray[Any, Any], statistic: str) -> np.ndarray[Any, Any]:
+    """Return IoU or Dice of counts ``(..., 4)`` in the order tp, fp, fn, tn; 1 where there was nothing to find."""
     tp, wrong = table[..., 0], table[..., 1] + table[..., 2]
     hit = tp if statistic == "iou" else 2 * tp
     whole = hit + wrong
