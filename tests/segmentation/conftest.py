@@ -1,0 +1,74 @@
+"""Two small synthetic datasets and trainings of about a second: what the tests of whole runs share."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emvfm.backbones.backbone import Backbone
+from emvfm.backbones.loading import load_backbone
+from emvfm.datasets.compose import compose
+from emvfm.datasets.options import ComposeOptions
+from emvfm.datasets.phantom import write_phantom
+from emvfm.segmentation.config import TrainConfig
+from emvfm.workspace import Workspace
+
+#: name → (domain, side); 120 px is no multiple of the 16 px patch.
+SOURCES = {"a": ("a", 96), "b": ("b", 120)}
+
+_FAST: dict[str, Any] = {
+    "data": ("a",),
+    "backbone": "timm:test_vit",
+    "untrained": True,
+    "init": "kaiming",
+    "layers": (0, 1),
+    "precision": "float32",
+    "device": "cpu",
+    "head": "deconv",
+    "width": 16,
+    "dropout": 0.2,
+    "steps": 7,
+    "batch": 2,
+    "crop": 48,
+    "lr": 3e-3,
+    "lora_lr": 3e-3,
+    "lora_rank": 2,
+    "warmup": 1,
+    "evaluate_every": 3,
+    "warm_start": False,
+}
+
+
+@pytest.fixture(scope="session")
+def composed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the datasets ``a`` and ``b``: 12 slices each, 7 to train, 1 to validate, 2 to test."""
+    root = tmp_path_factory.mktemp("composed")
+    workspace = Workspace(root / "workspace")
+    for name, (domain, side) in SOURCES.items():
+        write_phantom(root / name, domain, 12, side, seed=3)
+        compose(name, [root / name], workspace, ComposeOptions(domain=(name,), link="copy"))
+    return workspace.datasets
+
+
+@pytest.fixture
+def workspace(composed: Path, tmp_path: Path) -> Workspace:
+    """A workspace of the test's own with the datasets ``a`` and ``b``."""
+    workspace = Workspace(tmp_path / "workspace")
+    shutil.copytree(composed, workspace.datasets)
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def fast() -> Callable[..., TrainConfig]:
+    """Make the options of a training of a few steps, with changes."""
+    return lambda **changes: TrainConfig(**{**_FAST, **changes})
+
+
+@pytest.fixture(scope="session")
+def small_backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    """The frozen backbone of `fast`; a test that adapts it takes one of its own."""
+    return load_backbone(TrainConfig(**_FAST), Workspace(tmp_path_factory.mktemp("nothing")))
