@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 from emvfm.backbones.options import LoraOptions
 from emvfm.config import dump_yaml, read_yaml, to_dict
 from emvfm.datasets.manifest import Dataset
-from emvfm.errors import CorruptError
+from emvfm.errors import CorruptError, UsageError
 from emvfm.provenance import digest, environment
 from emvfm.segmentation.config import TrainConfig
 from emvfm.workspace import Workspace, atomic_folder, read_json, write_json, write_text
@@ -97,6 +98,14 @@ def run_identity(config: TrainConfig, datasets: Sequence[Dataset], store_key: st
     )  # fmt: skip
 
 
+def _slug(config: TrainConfig, datasets: Sequence[Dataset], identity: str) -> str:
+    """Return a readable name that is one path component, whatever the names of data and backbone are."""
+    adaptation = "lora" if config.lora else "frozen"
+    names = "+".join(d.name for d in datasets)[:60]
+    slug = f"{names}-{config.backbone[:60]}-{adaptation}-s{config.seed}-{identity[:10]}"
+    return re.sub(r"[^A-Za-z0-9._+-]", "_", slug).lstrip("._+-")
+
+
 def ensure_run(
     workspace: Workspace,
     config: TrainConfig,
@@ -108,11 +117,7 @@ def ensure_run(
 
     `facts` go into ``provenance.json`` beside the environment.
     """
-    adaptation = "lora" if config.lora else "frozen"
-    names = "+".join(d.name for d in datasets)[:60]
-    path = workspace.runs / f"{names}-{config.backbone}-{adaptation}-s{config.seed}-{identity[:10]}".replace(
-        ":", "_"
-    )
+    path = workspace.runs / _slug(config, datasets, identity)
     if not (path / "config.yaml").is_file():
         try:
             with atomic_folder(path, replace=path.exists()) as folder:
@@ -123,7 +128,7 @@ def ensure_run(
                 write_json(folder / "status.json", {"state": "running"})
                 (folder / "checkpoints").mkdir()
                 (folder / "figures").mkdir()
-        except OSError:
+        except (OSError, UsageError):
             if not (path / "config.yaml").is_file():  # else another process made it meanwhile
                 raise
     return RunFolder(path)
