@@ -43,16 +43,16 @@ def embed(workspace, fast, small_backbone):
     return embed
 
 
-def _places(whole: np.ndarray, part: np.ndarray, step: int, tolerance: float = 0.0) -> list[Place]:
-    """Return each turn and corner (in steps) at which the square `part` (…, s, s) lies in `whole` (…, h, w)."""
+def _places(whole: np.ndarray, part: np.ndarray, tolerance: float = 0.0) -> list[Place]:
+    """Return each turn and corner at which the square `part` (C, s, s) lies in `whole` (C, h, w)."""
     found, side = [], part.shape[-1]
+    rows, columns = (n - side + 1 for n in whole.shape[1:])
     for turn in all_dihedral():
         upright = turn.inverse()(torch.from_numpy(part)).numpy()
-        for y in range((whole.shape[-2] - side) // step + 1):
-            for x in range((whole.shape[-1] - side) // step + 1):
-                window = whole[..., y * step : y * step + side, x * step : x * step + side]
-                if np.abs(window - upright).max() <= tolerance:
-                    found.append((turn, y, x))
+        fits = np.abs(whole[:, :rows, :columns] - upright[:, :1, :1]).max(0) <= tolerance
+        for y, x in np.argwhere(fits).tolist():
+            if np.abs(whole[:, y : y + side, x : x + side] - upright).max() <= tolerance:
+                found.append((turn, y, x))
     return found
 
 
@@ -79,7 +79,7 @@ def test_a_token_crop_is_a_window_of_the_store_over_the_same_window_of_the_mask(
         assert (tokens.dtype, targets.dtype) == (torch.float32, torch.int64)
         assert (tokens.shape[2:], targets.shape[1:]) == ((4, 4), (4 * PATCH, 4 * PATCH))
         for (source, i), inside, under in zip(picks, tokens.numpy(), targets.numpy(), strict=True):
-            (place,) = _places(as_map(sources[source].patches(i)), inside, 1)
+            (place,) = _places(as_map(sources[source].patches(i)), inside)
             embeddings = sources[source]
             mask = read_mask(embeddings.dataset.mask_path(embeddings.samples[i]))
             _check_target(under, target_of(mask, embeddings.grid(i), PATCH, "native"), place)
@@ -102,7 +102,7 @@ def test_crops_follow_the_scale_of_the_input(embed) -> None:
     (source,) = embed("a", input_size="x0.5")
     crops = TokenCrops([source], 2 * PATCH)
     tokens, targets = crops.batch([(0, 2)], np.random.default_rng(2))
-    (place,) = _places(as_map(source.patches(2)), tokens[0].numpy(), 1)
+    (place,) = _places(as_map(source.patches(2)), tokens[0].numpy())
     mask = read_mask(source.dataset.mask_path(source.samples[2]))
     _check_target(targets[0].numpy(), mask[1::2, 1::2], place)
 
@@ -166,7 +166,7 @@ def test_an_image_crop_without_grey_level_changes_is_a_window_of_the_prepared_im
         for k, (source, index) in enumerate(picks):
             dataset, sample = datasets[source], datasets[source].samples[index]
             prepared = preprocess.prepare(read_image(dataset.image_path(sample)))
-            (place,) = _places(prepared.pixels, watched.images[k], 1, tolerance=1e-4)
+            (place,) = _places(prepared.pixels, watched.images[k], tolerance=1e-4)
             turn, y, x = place
             whole = target_of(read_mask(dataset.mask_path(sample)), prepared.grid, PATCH, "native")
             under = turn.inverse()(targets[k]).numpy()
