@@ -1,0 +1,1 @@
+"""Commands that measure emvfm and write what they found into docs/."""
