@@ -15,6 +15,8 @@ from emvfm.datasets.compose import compose
 from emvfm.datasets.options import ComposeOptions
 from emvfm.datasets.phantom import write_phantom
 from emvfm.segmentation.config import TrainConfig
+from emvfm.segmentation.runs import RunFolder
+from emvfm.segmentation.training import train
 from emvfm.workspace import Workspace
 
 #: name → (domain, side); 120 px is no multiple of the 16 px patch.
@@ -67,6 +69,25 @@ def workspace(composed: Path, tmp_path: Path) -> Workspace:
 def fast() -> Callable[..., TrainConfig]:
     """Make the options of a training of a few steps, with changes."""
     return lambda **changes: TrainConfig(**{**_FAST, **changes})
+
+
+@pytest.fixture(scope="session")
+def whole(composed: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[TrainConfig], RunFolder]:
+    """Train without interruption, each run once a session; the tests only read these runs."""
+    workspace = Workspace(tmp_path_factory.mktemp("whole"))
+    shutil.copytree(composed, workspace.datasets)
+    return lambda config: train(config, workspace)
+
+
+@pytest.fixture
+def trained(whole: Callable[[TrainConfig], RunFolder], workspace: Workspace) -> Callable[..., RunFolder]:
+    """Put a copy of a finished run into the workspace of the test."""
+
+    def bring(config: TrainConfig) -> RunFolder:
+        run = whole(config)
+        return RunFolder(Path(shutil.copytree(run.path, workspace.runs / run.path.name)))
+
+    return bring
 
 
 @pytest.fixture(scope="session")

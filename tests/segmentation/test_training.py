@@ -120,22 +120,22 @@ def _to_the_end(config: TrainConfig, workspace: Workspace) -> tuple[RunFolder, i
     ],
 )
 def test_an_interrupted_training_ends_with_the_same_weights(
-    workspace, elsewhere, fast, at_batch, changes: dict[str, Any], calls: Sequence[int]
+    workspace, whole, fast, at_batch, changes: dict[str, Any], calls: Sequence[int]
 ) -> None:
     config = fast(**changes)
-    whole = train(config, elsewhere())
+    expected = whole(config)
     at_batch(_interrupt, *calls)
     run, interruptions = _to_the_end(config, workspace)
     assert interruptions == len(calls)
-    _assert_same(run, whole)
+    _assert_same(run, expected)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_between_steps_and_loses_none(
-    workspace, elsewhere, fast, at_batch, number: signal.Signals
+    workspace, whole, fast, at_batch, number: signal.Signals
 ) -> None:
     config, before = fast(steps=8), signal.getsignal(number)
-    whole = train(config, elsewhere())
+    expected = whole(config)
     at_batch(lambda: os.kill(os.getpid(), number), 2, 5)
     drawn = [0]
     at_batch(lambda: drawn.__setitem__(0, drawn[0] + 1), *range(100))
@@ -143,24 +143,24 @@ def test_a_signal_stops_between_steps_and_loses_none(
     assert interruptions == 2
     assert drawn[0] == 8  # no step was done twice
     assert signal.getsignal(number) is before
-    _assert_same_weights(run, whole)
+    _assert_same_weights(run, expected)
 
 
 @pytest.mark.xfail(strict=True, reason="the checkpoint lacks the losses since the last validation")
 def test_a_signal_between_validations_leaves_the_losses_as_they_were(
-    workspace, elsewhere, fast, at_batch
+    workspace, whole, fast, at_batch
 ) -> None:
-    whole = train(fast(), elsewhere())
+    expected = whole(fast())
     at_batch(lambda: os.kill(os.getpid(), signal.SIGINT), 5)
     run, _ = _to_the_end(fast(), workspace)
-    assert _story(run) == _story(whole)
+    assert _story(run) == _story(expected)
 
 
 def test_a_crash_between_the_best_head_and_the_checkpoint_changes_nothing(
-    workspace, elsewhere, fast, monkeypatch
+    workspace, whole, fast, monkeypatch
 ) -> None:
     config, write, seen = fast(), training.write_bytes, []
-    whole = train(config, elsewhere())
+    expected = whole(config)
 
     def write_until_the_second_checkpoint(path: Path, data: bytes) -> Path:
         if path.name == "state.pt":
@@ -172,7 +172,7 @@ def test_a_crash_between_the_best_head_and_the_checkpoint_changes_nothing(
     monkeypatch.setattr(training, "write_bytes", write_until_the_second_checkpoint)
     run, interruptions = _to_the_end(config, workspace)
     assert interruptions == 1
-    _assert_same(run, whole)
+    _assert_same(run, expected)
 
 
 _KILLED = """
@@ -199,17 +199,17 @@ train(resolve(TrainConfig, flags=read_yaml(Path(sys.argv[1]))), Workspace(Path(s
 
 
 @pytest.mark.slow
-def test_a_killed_process_leaves_a_run_that_goes_on_to_the_same_weights(workspace, elsewhere, fast) -> None:
+def test_a_killed_process_leaves_a_run_that_goes_on_to_the_same_weights(workspace, whole, fast) -> None:
     config = fast()
-    whole = train(config, elsewhere())
-    arguments = [sys.executable, "-c", _KILLED, str(whole.path / "config.yaml"), str(workspace.root)]
+    expected = whole(config)
+    arguments = [sys.executable, "-c", _KILLED, str(expected.path / "config.yaml"), str(workspace.root)]
     process = subprocess.run(arguments, capture_output=True, timeout=120, check=False)
     assert process.returncode == -signal.SIGKILL, process.stderr.decode()
     (folder,) = workspace.runs.glob("*")
-    assert folder.name == whole.path.name
+    assert folder.name == expected.path.name
     assert [row["step"] for row in RunFolder(folder).history()] == [3]
     assert not RunFolder(folder).finished
-    _assert_same(train(config, workspace), whole)
+    _assert_same(train(config, workspace), expected)
 
 
 def test_the_seed_alone_decides_the_weights(workspace, elsewhere, fast) -> None:
@@ -331,23 +331,23 @@ def test_a_loss_that_is_not_finite_is_one_clear_error(workspace, fast) -> None:
         assert not RunFolder(folder).finished
 
 
-def test_a_run_that_is_being_trained_is_left_alone(workspace, elsewhere, fast, at_batch) -> None:
-    whole = train(fast(), elsewhere())
+def test_a_run_that_is_being_trained_is_left_alone(workspace, whole, fast, at_batch) -> None:
+    expected = whole(fast())
 
     def train_it_as_well() -> None:
         with pytest.raises(UsageError, match="another process trains this run"):
             train(fast(), workspace)
 
     at_batch(train_it_as_well, 2, 6)
-    _assert_same(train(fast(), workspace), whole)
+    _assert_same(train(fast(), workspace), expected)
 
 
-def test_training_in_another_thread_gives_the_same(workspace, elsewhere, fast) -> None:
+def test_training_in_another_thread_gives_the_same(workspace, whole, fast) -> None:
     results: list[RunFolder] = []
     thread = threading.Thread(target=lambda: results.append(train(fast(), workspace)))
     thread.start()
     thread.join()
-    _assert_same(results[0], train(fast(), elsewhere()))
+    _assert_same(results[0], whole(fast()))
 
 
 def _damage(kind: str, path: Path) -> None:
@@ -374,9 +374,9 @@ _NOT_CAUGHT = pytest.mark.xfail(strict=True, reason="this kind of damage ends in
     ],
 )
 def test_a_damaged_checkpoint_is_named_and_training_starts_anew_without_it(
-    workspace, elsewhere, fast, at_batch, kind: str
+    workspace, whole, fast, at_batch, kind: str
 ) -> None:
-    whole = train(fast(), elsewhere())
+    expected = whole(fast())
     at_batch(_interrupt, 5)
     with pytest.raises(KeyboardInterrupt):
         train(fast(), workspace)
@@ -385,20 +385,20 @@ def test_a_damaged_checkpoint_is_named_and_training_starts_anew_without_it(
     with pytest.raises(CorruptError, match=r"state\.pt"):
         train(fast(), workspace)
     path.unlink()
-    _assert_same(train(fast(), workspace), whole)
+    _assert_same(train(fast(), workspace), expected)
 
 
 def test_frozen_training_reads_stored_tokens_and_never_runs_the_backbone(
-    workspace, elsewhere, fast, monkeypatch
+    workspace, whole, fast, monkeypatch
 ) -> None:
     train(fast(seed=5), workspace)
-    whole = train(fast(), elsewhere())
+    expected = whole(fast())
 
     def tokens(self: Backbone, *_: Any) -> None:
         raise AssertionError("a frozen backbone was run although its tokens are stored")
 
     monkeypatch.setattr(Backbone, "tokens", tokens)
-    _assert_same(train(fast(), workspace), whole)
+    _assert_same(train(fast(), workspace), expected)
 
 
 @pytest.mark.parametrize("lora", [False, True])
