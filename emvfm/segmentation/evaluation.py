@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emvfm.datasets.catalog import open_dataset
+from emvfm.datasets.catalog import open_dataset, parse_reference
 from emvfm.datasets.images import read_image
 from emvfm.datasets.manifest import Dataset, Sample
 from emvfm.datasets.masks import read_mask
@@ -176,7 +176,7 @@ def evaluate(
         raise UsageError("no data to score on", where="--data", expected="the name of a dataset")
     tests = {}
     for reference in config.data:
-        name = reference if ":" in reference else f"{reference}:test"
+        name = reference if parse_reference(reference)[1] else f"{reference}:test"
         tests[name] = open_dataset(workspace, name).annotated()
         if len(tests[name]) == 0:
             raise UsageError("no annotated slices to score on", where=name)
