@@ -128,7 +128,7 @@ def throughput(page: Document, n: int, rounds: int) -> None:
         single = load_backbone(
             EmbedConfig(backbone="dinov2_vits14", untrained=True, init="kaiming", precision="float32"),
             workspace,
-        )  # noqa: E501
+        )
         preprocess = Preprocess.for_backbone(backbone.spec, options)
         batches = [
             preprocess.prepare(read_image(dataset.image_path(s))).pixels[None] for s in dataset.samples

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emvfm.backbones.views import PLAIN, View
 from emvfm.errors import CorruptError, UsageError
 
 if TYPE_CHECKING:
@@ -175,12 +176,22 @@ class Preprocess:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     input_size: str = "native"
+    view: View = PLAIN
 
     @classmethod
-    def for_backbone(cls, spec: BackboneSpec, options: BackboneOptions) -> Preprocess:
+    def for_backbone(cls, spec: BackboneSpec, options: BackboneOptions, view: View = PLAIN) -> Preprocess:
         """Return the preprocessing of `spec` with the input size of `options`."""
         scaled_size((512, 512), options.input_size)  # a bad value fails here, not at the first image
-        return cls(spec.patch, spec.mean, spec.std, options.input_size)
+        return cls(spec.patch, spec.mean, spec.std, options.input_size, view)
+
+    def scaled(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width in the model's input, before padding, of an image of native `size`."""
+        return scaled_size(self.view.size(size), self.input_size)
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the rows and columns of patches of an image of native `size`."""
+        height, width = self.scaled(size)
+        return -(-height // self.patch), -(-width // self.patch)
 
     def identity(self) -> dict[str, Any]:
         """Return all that decides the pixels, as plain JSON values."""
@@ -194,6 +205,7 @@ class Preprocess:
             "std": list(self.std),
             "patch": self.patch,
             "pad": "reflect right bottom",
+            **({} if self.view == PLAIN else {"view": self.view.identity()}),
         }
 
     def _normalised(self, planes: Floats) -> Floats:
@@ -228,9 +240,9 @@ class Preprocess:
         CorruptError
             Values that are not finite.
         """
-        planes, window = _channels(image)
+        planes, window = _channels(self.view(image))
         size = (image.shape[0], image.shape[1])
-        scaled = scaled_size(size, self.input_size)
+        scaled = self.scaled(size)
         if min(scaled) < self.patch:
             raise UsageError(
                 "the image is smaller than one patch",

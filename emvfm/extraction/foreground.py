@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from emvfm.backbones.preprocess import Preprocess, scaled_size
+from emvfm.backbones.preprocess import Preprocess
 
 __all__ = ["patch_foreground"]
 
@@ -28,10 +28,11 @@ def patch_foreground(mask: NDArray[np.bool_], preprocess: Preprocess) -> NDArray
     preprocess
         Says how an image of that size is resized and padded.
     """
-    scaled = scaled_size((mask.shape[0], mask.shape[1]), preprocess.input_size)
+    shown = preprocess.view(mask)
+    scaled = preprocess.scaled((mask.shape[0], mask.shape[1]))
     rows, columns = (
         _coverage(-(-new // preprocess.patch), preprocess.patch, old, new)
-        for old, new in zip(mask.shape, scaled, strict=True)
+        for old, new in zip(shown.shape, scaled, strict=True)
     )
     area = rows.sum(axis=1)[:, None] * columns.sum(axis=1)[None, :]
-    return (rows @ mask.astype(np.float64) @ columns.T / area).astype(np.float32)
+    return (rows @ shown.astype(np.float64) @ columns.T / area).astype(np.float32)

@@ -13,7 +13,8 @@ import torch
 
 from emvfm.backbones.backbone import Backbone
 from emvfm.backbones.options import BackboneOptions
-from emvfm.backbones.preprocess import Prepared, Preprocess, scaled_size
+from emvfm.backbones.preprocess import Prepared, Preprocess
+from emvfm.backbones.views import PLAIN, View
 from emvfm.datasets.images import read_image
 from emvfm.datasets.manifest import Dataset, Sample
 from emvfm.datasets.masks import read_mask
@@ -38,22 +39,17 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def identity_of(backbone: Backbone, options: BackboneOptions) -> EmbeddingIdentity:
-    """Return what decides the numbers when `backbone` embeds an image with `options`."""
+def identity_of(backbone: Backbone, options: BackboneOptions, view: View = PLAIN) -> EmbeddingIdentity:
+    """Return what decides the numbers when `backbone` embeds a view of an image with `options`."""
     return EmbeddingIdentity(
         backbone=backbone.spec.identity(),
         weights=backbone.weights_digest,
         adapter=backbone.adapter_digest,
-        preprocess=Preprocess.for_backbone(backbone.spec, options).identity(),
+        preprocess=Preprocess.for_backbone(backbone.spec, options, view).identity(),
         layers=backbone.choose_layers(options.layers),
         dtype=options.dtype if isinstance(options, EmbedConfig) else "float16",
         precision=backbone.precision,
     )
-
-
-def _grid(sample: Sample, preprocess: Preprocess) -> Grid:
-    h, w = scaled_size((sample.height, sample.width), preprocess.input_size)
-    return -(-h // preprocess.patch), -(-w // preprocess.patch)
 
 
 def _read(dataset: Dataset, sample: Sample, preprocess: Preprocess) -> Prepared:
@@ -139,7 +135,9 @@ def _embed_missing(
     missing: dict[Grid, dict[str, Sample]] = {}
     for sample in dataset.samples:
         if sample.image_sha256 not in have:
-            missing.setdefault(_grid(sample, preprocess), {})[sample.image_sha256] = sample
+            missing.setdefault(preprocess.grid((sample.height, sample.width)), {})[sample.image_sha256] = (
+                sample
+            )
     if not missing:
         return
     samples = {sha: sample for group in missing.values() for sha, sample in group.items()}
@@ -184,6 +182,7 @@ def embed_dataset(
     options: BackboneOptions,
     workspace: Workspace,
     *,
+    view: View = PLAIN,
     console: Console | None = None,
 ) -> Embeddings:
     """Return the embeddings of all samples of `dataset`, computing only what the store lacks.
@@ -198,9 +197,9 @@ def embed_dataset(
         A value does not fit the stored type.
     """
     store = EmbeddingStore.ensure(
-        workspace.store, identity_of(backbone, options), label=backbone.label, width=backbone.width
+        workspace.store, identity_of(backbone, options, view), label=backbone.label, width=backbone.width
     )
-    preprocess = Preprocess.for_backbone(backbone.spec, options)
+    preprocess = Preprocess.for_backbone(backbone.spec, options, view)
     batch_size = options.batch_size if isinstance(options, EmbedConfig) else None
     _embed_missing(store, dataset, backbone, preprocess, batch_size, console)
 

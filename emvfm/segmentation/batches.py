@@ -11,10 +11,11 @@ from torch import Tensor
 
 from emvfm.backbones.backbone import Backbone
 from emvfm.backbones.preprocess import Preprocess
+from emvfm.backbones.views import PLAIN, View
 from emvfm.datasets.images import read_image
 from emvfm.datasets.manifest import Dataset, Sample
 from emvfm.datasets.masks import read_mask
-from emvfm.errors import MissingError
+from emvfm.errors import MissingError, UsageError
 from emvfm.segmentation.augmentation import photometric, random_dihedral
 from emvfm.segmentation.geometry import as_map, target_of
 from emvfm.store.view import Embeddings
@@ -48,39 +49,65 @@ def _corner(rng: np.random.Generator, grid: tuple[int, int], side: int) -> tuple
     return int(rng.integers(grid[0] - side + 1)), int(rng.integers(grid[1] - side + 1))
 
 
+def crop_side(crop: int, patch: int, grids: Sequence[tuple[int, ...]]) -> int:
+    """Return the side of a crop in patches: `crop` pixels, or as much as the smallest image has.
+
+    Raises
+    ------
+    UsageError
+        `crop` holds no patch.
+    """
+    if crop < patch:
+        raise UsageError("crop smaller than a patch", where="--crop", got=crop, expected=f"at least {patch}")
+    return min(crop // patch, *(min(grid) for grid in grids))
+
+
 class TokenCrops:
     """Crops of the token maps in the store, with the masks under them, flipped and turned together.
 
     A frozen backbone is never run here. Turning tokens is not turning the image (a ViT is not
-    equivariant), but it keeps a head from learning the volume by heart.
+    equivariant), but it keeps a head from learning the volume by heart; views that went through the
+    backbone add what turning tokens can't.
+
+    Parameters
+    ----------
+    sources
+        For each dataset its embeddings in every view, in the order of `views`.
+    crop
+        Side in pixels of the model's input; smaller where an image is smaller.
+    views
+        How the embeddings show their images.
     """
 
-    def __init__(self, sources: Sequence[Embeddings], crop: int) -> None:
-        self.sources = list(sources)
-        self.n_per_source = [len(source) for source in sources]
-        self.patch = sources[0].patch
-        grids = [source.grid(i) for source in sources for i in range(len(source))]
-        self.side = min(crop // self.patch, *(min(grid) for grid in grids))
-        item = 2 if sources[0].store.identity.dtype == "float16" else 4
-        total = sum(h * w for h, w in grids) * len(sources[0].layers) * sources[0].width * item
-        self._tokens: dict[Pick, np.ndarray] | None = {} if total <= _MOST_BYTES else None
-        self._targets: dict[Pick, np.ndarray] = {}
+    def __init__(
+        self, sources: Sequence[Sequence[Embeddings]], crop: int, views: Sequence[View] = (PLAIN,)
+    ) -> None:
+        self.sources, self.views = [list(source) for source in sources], tuple(views)
+        plain = self.sources[0][0]
+        self.n_per_source = [len(source[0]) for source in sources]
+        self.patch = plain.patch
+        grids = [shown.grid(i) for source in sources for shown in source for i in range(len(shown))]
+        self.side = crop_side(crop, self.patch, grids)
+        item = 2 if plain.store.identity.dtype == "float16" else 4
+        total = sum(h * w for h, w in grids) * len(plain.layers) * plain.width * item
+        self._tokens: dict[tuple[int, int, int], np.ndarray] | None = {} if total <= _MOST_BYTES else None
+        self._targets: dict[tuple[int, int, int], np.ndarray] = {}
 
-    def _load(self, pick: Pick) -> tuple[np.ndarray, np.ndarray]:
-        source, i = self.sources[pick[0]], pick[1]
-        if pick not in self._targets:
-            mask = _mask(source.dataset, source.samples[i])
-            self._targets[pick] = target_of(mask, source.grid(i), self.patch, source.input_size)
+    def _load(self, source: int, i: int, view: int) -> tuple[np.ndarray, np.ndarray]:
+        key, shown = (source, i, view), self.sources[source][view]
+        if key not in self._targets:
+            mask = self.views[view](_mask(shown.dataset, shown.samples[i]))
+            self._targets[key] = target_of(mask, shown.grid(i), self.patch, shown.input_size)
         if self._tokens is None:
-            return source.patches(i), self._targets[pick]
-        if pick not in self._tokens:
-            self._tokens[pick] = source.patches(i)
-        return self._tokens[pick], self._targets[pick]
+            return shown.patches(i), self._targets[key]
+        if key not in self._tokens:
+            self._tokens[key] = shown.patches(i)
+        return self._tokens[key], self._targets[key]
 
     def batch(self, picks: Sequence[Pick], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         tokens, targets = [], []
-        for pick in picks:
-            patches, target = self._load(pick)
+        for source, i in picks:
+            patches, target = self._load(source, i, int(rng.integers(len(self.views))))
             y, x = _corner(rng, patches.shape[1:3], self.side)  # type: ignore[arg-type]
             inside = as_map(patches[:, y : y + self.side, x : x + self.side])
             p, s = self.patch, self.side
@@ -110,7 +137,7 @@ class ImageCrops:
             [self._read(dataset, sample) for sample in dataset.samples] for dataset in datasets
         ]
         grids = [tuple(s // preprocess.patch for s in t.shape) for items in self._items for _, t in items]
-        self.side = min(crop // preprocess.patch, *(min(grid) for grid in grids))
+        self.side = crop_side(crop, preprocess.patch, grids)
 
     def _read(self, dataset: Dataset, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         """Return grey levels ``(H, W)`` or ``(H, W, 3)`` float32 in [0, 1] at input size, and the target."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt, MultipleOf
+from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 
 from emvfm.backbones.options import BackboneOptions, LoraOptions
 from emvfm.config import FORBID_EXTRA, Doc
@@ -22,6 +22,12 @@ class TrainConfig(LoraOptions, BackboneOptions):
     head: Annotated[Literal["deconv", "linear", "deconv-reference"], Doc("Segmentation head.")] = "deconv"
     width: Annotated[int, Gt(0), Doc("Channels of the deconv head.")] = 96
     dropout: Annotated[float, Ge(0), Lt(1), Doc("Channel dropout in the head.")] = 0.2
+    views: Annotated[
+        int,
+        Ge(1),
+        Le(8),
+        Doc("Views of each training slice (turned, patch grid moved) that a frozen backbone embeds once."),
+    ] = 4
     loss: Annotated[Literal["ce", "dice", "dice-background", "ce+dice", "tversky", "focal"], Doc("Loss.")] = (
         "ce+dice"
     )
@@ -29,7 +35,7 @@ class TrainConfig(LoraOptions, BackboneOptions):
         Literal["plain", "balanced"], Doc("plain: every slice alike; balanced: every dataset alike.")
     ] = "plain"
     steps: Annotated[
-        int | None, Gt(0), Doc("Optimiser steps; without it 600 for a frozen backbone, 300 for LoRA.")
+        int | None, Gt(0), Doc("Optimiser steps; without it 800 for a frozen backbone, 300 for LoRA.")
     ] = None
     batch: Annotated[int | None, Gt(0), Doc("Crops a step; without it 4 frozen, 2 for LoRA.")] = None
     crop: Annotated[int, Gt(0), Doc("Side of a training crop in pixels of the model's input.")] = 448

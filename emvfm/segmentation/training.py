@@ -7,7 +7,6 @@ is in the checkpoint.
 
 from __future__ import annotations
 
-import io
 import math
 import resource
 import signal
@@ -27,11 +26,12 @@ from emvfm.backbones.backbone import Backbone
 from emvfm.backbones.loading import load_backbone
 from emvfm.backbones.lora import adapter_parameters, inject_lora, save_adapter
 from emvfm.backbones.preprocess import Preprocess
+from emvfm.backbones.views import View, training_views
 from emvfm.datasets.audit import require_passed
 from emvfm.datasets.catalog import open_dataset
 from emvfm.datasets.images import read_image
 from emvfm.datasets.manifest import Dataset
-from emvfm.errors import CorruptError, EmvfmError, UsageError
+from emvfm.errors import EmvfmError, UsageError
 from emvfm.extraction.pipeline import embed_dataset, identity_of
 from emvfm.segmentation.batches import Batches, ImageCrops, TokenCrops
 from emvfm.segmentation.checkpoints import load_head
@@ -42,6 +42,7 @@ from emvfm.segmentation.losses import build_loss
 from emvfm.segmentation.metrics import Counts, count, pooled
 from emvfm.segmentation.runs import RunFolder, ensure_run, run_identity
 from emvfm.segmentation.samplers import Sampler
+from emvfm.segmentation.state import TrainingState
 from emvfm.store.view import Embeddings
 from emvfm.workspace import Workspace, write_bytes
 
@@ -53,7 +54,7 @@ __all__ = ["train"]
 
 def resolved(config: TrainConfig) -> TrainConfig:
     """Return `config` with the defaults that depend on the adaptation filled in."""
-    steps, batch = (300, 2) if config.lora else (600, 4)
+    steps, batch = (300, 2) if config.lora else (800, 4)
     if not config.data:
         raise UsageError("no data to train on", where="--data", expected="the name of a dataset")
     if config.adapter is not None:
@@ -83,6 +84,8 @@ class _Validation:
         from emvfm.datasets.masks import read_mask
 
         counts: list[Counts] = []
+        adapting = self.backbone.module.training  # dropout of the adapter
+        self.backbone.module.eval()
         head.eval()
         with torch.inference_mode():
             for source in self.embeddings:
@@ -96,6 +99,7 @@ class _Validation:
                     )[0]
                     counts.append(count((logits[1] > logits[0]).cpu().numpy(), read_mask(path)))
         head.train()
+        self.backbone.module.train(adapting)
         return pooled(counts).iou
 
     def _tokens(self, source: Embeddings, i: int) -> Tensor:
@@ -107,60 +111,6 @@ class _Validation:
             patches = self.backbone.tokens(pixels, self.layers).patches[0]
             maps = as_map(patches.cpu().numpy())
         return torch.from_numpy(maps)[None].to(self.backbone.device)
-
-
-@dataclass
-class _State:
-    """All that moves during training; what is not in here can't be resumed."""
-
-    head: nn.Module
-    adapter: list[tuple[str, nn.Parameter]]
-    optimiser: torch.optim.Optimizer
-    sampler: Sampler
-    rng: np.random.Generator
-    step: int = 0
-    best_iou: float = -1.0
-    best_step: int = 0
-    seconds: float = 0.0
-
-    def save(self, run: RunFolder, history: list[dict[str, Any]]) -> None:
-        stream = io.BytesIO()
-        torch.save(
-            {
-                "head": self.head.state_dict(),
-                "adapter": {name: parameter.detach() for name, parameter in self.adapter},
-                "optimiser": self.optimiser.state_dict(),
-                "sampler": self.sampler.state(),
-                "rng": self.rng.bit_generator.state,
-                "torch_rng": torch.get_rng_state(),
-                "scalars": [self.step, self.best_iou, self.best_step, self.seconds],
-                "history": history,
-            },
-            stream,
-        )
-        write_bytes(run.checkpoints / "state.pt", stream.getvalue())
-
-    def restore(self, run: RunFolder) -> list[dict[str, Any]]:
-        """Go on from the run's checkpoint, if there is one; return the history up to it."""
-        path = run.checkpoints / "state.pt"
-        if not path.is_file():
-            return []
-        try:
-            saved = torch.load(path, weights_only=True)
-        except (RuntimeError, EOFError, ValueError) as error:
-            raise CorruptError(
-                "damaged checkpoint", where=path, got=error, todo="remove it to start anew"
-            ) from None
-        self.head.load_state_dict(saved["head"])
-        with torch.no_grad():
-            for name, parameter in self.adapter:
-                parameter.copy_(saved["adapter"][name])
-        self.optimiser.load_state_dict(saved["optimiser"])
-        self.sampler.restore(saved["sampler"])
-        self.rng.bit_generator.state = saved["rng"]
-        torch.set_rng_state(saved["torch_rng"])
-        self.step, self.best_iou, self.best_step, self.seconds = saved["scalars"]
-        return saved["history"]
 
 
 @contextmanager
@@ -198,18 +148,18 @@ def _progress(console: Console | None) -> Any:
 def _loop(
     config: TrainConfig,
     run: RunFolder,
-    state: _State,
+    state: TrainingState,
     batches: Batches,
     validate: _Validation,
     console: Console | None,
-) -> list[dict[str, Any]]:
+) -> None:
     """Train to the last step; keeps the best head (and adapter) by validation IoU."""
     assert config.steps is not None
     assert config.batch is not None
     loss_of = build_loss(config.loss)
-    history = state.restore(run)
+    checkpoint = run.checkpoints / "state.pt"
+    state.restore(checkpoint)
     device = validate.backbone.device
-    losses: list[float] = []
     state.head.train()
     with _stop_between_steps() as asked, _progress(console) as progress:
         task = progress.add_task("training", total=config.steps, completed=state.step, state="")
@@ -229,25 +179,24 @@ def _loop(
             loss.backward()
             nn.utils.clip_grad_norm_([p for g in state.optimiser.param_groups for p in g["params"]], 1.0)
             state.optimiser.step()
-            losses.append(float(loss.detach()))
+            state.losses.append(float(loss.detach()))
             state.step += 1
             state.seconds += time.perf_counter() - start
             if state.step % config.evaluate_every == 0 or state.step == config.steps:
                 iou = validate(state.head)
-                row = {"step": state.step, "train_loss": float(np.mean(losses)), "val_iou": iou}
-                history.append({**row, "seconds": round(state.seconds, 1)})
-                losses.clear()
+                row = {"step": state.step, "train_loss": float(np.mean(state.losses)), "val_iou": iou}
+                state.history.append({**row, "seconds": round(state.seconds, 1)})
+                state.losses.clear()
                 if iou > state.best_iou:
                     state.best_iou, state.best_step = iou, state.step
                     _keep(run, state.head, validate.backbone, config)
-                state.save(run, history)
-                run.write_history(history)
+                state.save(checkpoint)
+                run.write_history(state.history)
             best = f"best IoU {state.best_iou:.3f}" if state.best_step else ""
             progress.update(task, completed=state.step, state=f"loss {float(loss.detach()):.3f}  {best}")
             if asked:
-                state.save(run, history)
+                state.save(checkpoint)
                 raise KeyboardInterrupt
-    return history
 
 
 def _logits(head: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
@@ -334,6 +283,8 @@ def _train(
         embed_dataset(d.split("train", "val").annotated(), backbone, config, workspace, console=console)
         for d in datasets
     ]
+    views = training_views(1 if config.lora else config.views, backbone.patch)
+    shown = _shown(embeddings, views, backbone, config, workspace, console)
     extraction_seconds = time.perf_counter() - start
     head = build_head(config.head, len(layers) * backbone.width, width=config.width, dropout=config.dropout)
     torch.manual_seed(config.seed)
@@ -352,13 +303,13 @@ def _train(
         train_sets = [d.split("train").annotated() for d in datasets]
         batches: Batches = ImageCrops(train_sets, backbone, layers, preprocess, config.crop)
     else:
-        batches = TokenCrops([e.split("train") for e in embeddings], config.crop)
+        batches = TokenCrops(shown, config.crop, views)
     head.to(backbone.device)
     head_lr = config.lr / 4 if config.lora and config.warm_start else config.lr  # a trained head needs less
     groups.append(
         {"params": list(head.parameters()), "highest": head_lr, "weight_decay": config.weight_decay}
     )
-    state = _State(
+    state = TrainingState(
         head=head,
         adapter=adapter,
         optimiser=torch.optim.AdamW(groups, lr=config.lr),
@@ -366,7 +317,7 @@ def _train(
         rng=np.random.Generator(np.random.PCG64([config.seed, 1])),
     )
     validate = _Validation(config, backbone, preprocess, layers, [e.split("val") for e in embeddings])
-    history = _loop(config, run, state, batches, validate, console)
+    _loop(config, run, state, batches, validate, console)
     run.update_metrics(
         "train",
         {
@@ -380,11 +331,31 @@ def _train(
             "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
             "head_parameters": count_parameters(head),
             "adapter_parameters": sum(p.numel() for _, p in adapter),
-            "last_val_iou": history[-1]["val_iou"],
+            "last_val_iou": state.history[-1]["val_iou"],
         },
     )
     run.set_state("finished")
     (run.checkpoints / "state.pt").unlink(missing_ok=True)
+
+
+def _shown(
+    embeddings: Sequence[Embeddings],
+    views: Sequence[View],
+    backbone: Backbone,
+    config: TrainConfig,
+    workspace: Workspace,
+    console: Console | None,
+) -> list[list[Embeddings]]:
+    """Return the training slices of each dataset in every view; the plain view is there already."""
+    shown = []
+    for plain in (e.split("train") for e in embeddings):
+        slices = plain.dataset.split("train")
+        others = [
+            embed_dataset(slices, backbone, config, workspace, view=view, console=console)
+            for view in views[1:]
+        ]
+        shown.append([plain, *others])
+    return shown
 
 
 def _reset(module: nn.Module) -> None:

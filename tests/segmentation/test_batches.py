@@ -13,6 +13,7 @@ import torch
 from emvfm.backbones.loading import load_backbone
 from emvfm.backbones.lora import adapter_parameters, inject_lora
 from emvfm.backbones.preprocess import Preprocess
+from emvfm.backbones.views import PLAIN, View, training_views
 from emvfm.datasets.catalog import open_dataset
 from emvfm.datasets.images import read_image
 from emvfm.datasets.masks import read_mask
@@ -32,10 +33,14 @@ Place = tuple[Dihedral, int, int]
 def embed(workspace, fast, small_backbone):
     """Embed the training slices of datasets of the workspace."""
 
-    def embed(*names: str, **changes: Any):
+    def embed(*names: str, view: View = PLAIN, **changes: Any):
         return [
             embed_dataset(
-                open_dataset(workspace, f"{name}:train"), small_backbone, fast(**changes), workspace
+                open_dataset(workspace, f"{name}:train"),
+                small_backbone,
+                fast(**changes),
+                workspace,
+                view=view,
             )
             for name in names
         ]
@@ -70,7 +75,7 @@ def test_a_token_crop_is_a_window_of_the_store_over_the_same_window_of_the_mask(
     if not in_memory:
         monkeypatch.setattr(batches, "_MOST_BYTES", 0)
     sources = embed("a", "b")
-    crops = TokenCrops(sources, 4 * PATCH + 5)
+    crops = TokenCrops([[s] for s in sources], 4 * PATCH + 5)
     assert crops.n_per_source == [7, 7]
     rng, places = np.random.default_rng(0), []
     for _ in range(12):
@@ -89,7 +94,7 @@ def test_a_token_crop_is_a_window_of_the_store_over_the_same_window_of_the_mask(
 
 
 def test_a_crop_is_no_larger_than_the_smallest_image_and_padding_stays_ignored(embed) -> None:
-    crops = TokenCrops(embed("a", "b"), 1000)
+    crops = TokenCrops([[s] for s in embed("a", "b")], 1000)
     tokens, targets = crops.batch([(0, 0), (1, 0), (1, 1)] * 4, np.random.default_rng(1))
     assert tokens.shape[2:] == (6, 6)  # 96 px; slices of the other have 120 px, seven and a half patches
     assert not (targets[::3] == IGNORE).any()
@@ -100,15 +105,30 @@ def test_a_crop_is_no_larger_than_the_smallest_image_and_padding_stays_ignored(e
 
 def test_crops_follow_the_scale_of_the_input(embed) -> None:
     (source,) = embed("a", input_size="x0.5")
-    crops = TokenCrops([source], 2 * PATCH)
+    crops = TokenCrops([[source]], 2 * PATCH)
     tokens, targets = crops.batch([(0, 2)], np.random.default_rng(2))
     (place,) = _places(as_map(source.patches(2)), tokens[0].numpy())
     mask = read_mask(source.dataset.mask_path(source.samples[2]))
     _check_target(targets[0].numpy(), mask[1::2, 1::2], place)
 
 
+def test_a_crop_of_a_view_lies_over_the_same_view_of_the_mask(embed) -> None:
+    views = training_views(3, PATCH)
+    shown = [embed("b", view=view)[0] for view in views]
+    assert len({embeddings.key for embeddings in shown}) == 3
+    crops, rng, seen = TokenCrops([shown], 4 * PATCH, views), np.random.default_rng(3), set()
+    for i in list(range(7)) * 2:
+        tokens, targets = crops.batch([(0, i)], rng)
+        wholes = [as_map(embeddings.patches(i)) for embeddings in shown]
+        ((v, place),) = [(v, p) for v, whole in enumerate(wholes) for p in _places(whole, tokens[0].numpy())]
+        mask = views[v](read_mask(shown[v].dataset.mask_path(shown[v].samples[i])))
+        _check_target(targets[0].numpy(), target_of(mask, shown[v].grid(i), PATCH, "native"), place)
+        seen.add(v)
+    assert seen == {0, 1, 2}
+
+
 def test_the_generator_alone_decides_a_batch(embed) -> None:
-    crops = TokenCrops(embed("a"), 3 * PATCH)
+    crops = TokenCrops([embed("a")], 3 * PATCH)
     picks = [(0, 1), (0, 5), (0, 3)]
     first, again, other = (crops.batch(picks, np.random.default_rng(seed)) for seed in (4, 4, 5))
     assert torch.equal(first[0], again[0])
@@ -120,7 +140,7 @@ def test_a_training_slice_without_a_mask_is_named(embed) -> None:
     (source,) = embed("a")
     source.samples = (replace(source.samples[0], mask=None), *source.samples[1:])
     with pytest.raises(MissingError, match=source.samples[0].id):
-        TokenCrops([source], 48).batch([(0, 0)], np.random.default_rng(0))
+        TokenCrops([[source]], 48).batch([(0, 0)], np.random.default_rng(0))
 
 
 class _Watched:
