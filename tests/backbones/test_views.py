@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -34,7 +36,7 @@ def test_training_views_are_different_and_begin_with_the_plain_one() -> None:
     assert all_views[0] == PLAIN
     assert len(set(all_views)) == MOST_VIEWS
     assert {(v.turns, v.mirrored) for v in all_views} == {(t, m) for t in range(4) for m in (False, True)}
-    assert all(v.skipped != w.skipped for v, w in zip(all_views, all_views[1:], strict=False))
+    assert all(v.skipped != w.skipped for v, w in itertools.pairwise(all_views))
     assert training_views(3, 14) == all_views[:3]
     for n in (0, MOST_VIEWS + 1):
         with pytest.raises(UsageError, match="number of views"):
