@@ -258,12 +258,17 @@ class EmbeddingStore:
         files: dict[str, dict[str, Any]] = {}
         for name, values in columns.items():
             fill = "" if name == "image" else np.nan
+            chunks = base / name / "c"
+            pattern = f"{shard.number}" if name == "image" else f"{shard.number}/**/*"
+            for path in chunks.glob(
+                pattern
+            ):  # a shard that is there is read before it is replaced, damaged or not
+                if path.is_file():
+                    path.unlink()
             whole = np.full((length, *values.shape[1:]), fill, dtype=values.dtype)
             whole[:n] = values
             group[name][start : start + length] = whole  # type: ignore[index]
-            for path in sorted(
-                (base / name / "c").glob(f"{shard.number}/**/*" if name != "image" else f"{shard.number}")
-            ):
+            for path in sorted(chunks.glob(pattern)):
                 if path.is_file():
                     _sync(path)
                     files[path.relative_to(self.folder).as_posix()] = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -35,8 +33,9 @@ def test_training_views_are_different_and_begin_with_the_plain_one() -> None:
     all_views = training_views(MOST_VIEWS, 14)
     assert all_views[0] == PLAIN
     assert len(set(all_views)) == MOST_VIEWS
-    assert {(v.turns, v.mirrored) for v in all_views} == {(t, m) for t in range(4) for m in (False, True)}
-    assert all(v.skipped != w.skipped for v, w in itertools.pairwise(all_views))
+    assert [v.skipped for v in all_views[:4]] == [(0, 0), (7, 7), (7, 0), (0, 7)]
+    assert all((v.turns, v.mirrored) == (0, False) for v in all_views[:4])
+    assert len({(v.turns, v.mirrored) for v in all_views}) == 5
     assert training_views(3, 14) == all_views[:3]
     for n in (0, MOST_VIEWS + 1):
         with pytest.raises(UsageError, match="number of views"):
