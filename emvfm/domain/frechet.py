@@ -31,6 +31,15 @@ def _checked(x: ArrayLike, name: str) -> Floats:
     return values
 
 
+def _same_length(*sets: Floats) -> None:
+    if len({x.shape[1] for x in sets}) > 1:
+        raise UsageError("embeddings of different length", got=" and ".join(str(x.shape[1]) for x in sets))
+
+
+def _covariance(x: Floats) -> Floats:
+    return np.atleast_2d(np.cov(x, rowvar=False))  # numpy drops the axes of a single dimension
+
+
 def frechet_from_moments(mean1: Floats, cov1: Floats, mean2: Floats, cov2: Floats) -> float:
     """Return the squared distance from means ``(D,)`` and covariances ``(D, D)``."""
     values, vectors = np.linalg.eigh(cov1)
@@ -46,7 +55,9 @@ def gram(*sets: ArrayLike) -> Floats:
 
     Any distance between subsets of the rows follows from it, see `frechet_from_gram`.
     """
-    joint = np.concatenate([_checked(x, f"set {i + 1}") for i, x in enumerate(sets)])
+    checked = [_checked(x, f"set {i + 1}") for i, x in enumerate(sets)]
+    _same_length(*checked)
+    joint = np.concatenate(checked)
     joint = joint - joint.mean(axis=0)
     return joint @ joint.T
 
@@ -81,10 +92,7 @@ def frechet_distance(x: ArrayLike, y: ArrayLike) -> float:
         Fewer than two embeddings, different D, or values that are not finite.
     """
     a, b = _checked(x, "first set"), _checked(y, "second set")
-    if a.shape[1] != b.shape[1]:
-        raise UsageError("embeddings of different length", got=f"{a.shape[1]} and {b.shape[1]}")
+    _same_length(a, b)
     if min(len(a), len(b)) <= a.shape[1]:
         return frechet_from_gram(gram(a, b), np.arange(len(a)), len(a) + np.arange(len(b)))
-    return frechet_from_moments(
-        a.mean(axis=0), np.cov(a, rowvar=False), b.mean(axis=0), np.cov(b, rowvar=False)
-    )
+    return frechet_from_moments(a.mean(axis=0), _covariance(a), b.mean(axis=0), _covariance(b))
