@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from emvfm.datasets.manifest import Dataset, Sample
 from emvfm.errors import CorruptError, MissingError, UsageError
+from emvfm.provenance import digest
 from emvfm.store.layout import Grid, grid_name
 from emvfm.store.store import EmbeddingStore, Row
 from emvfm.workspace import atomic_folder
@@ -22,7 +23,12 @@ Pool = Literal["mean", "cls", "mean+cls"]
 
 
 def _table_path(store: EmbeddingStore, dataset: Dataset) -> Path:
-    return store.folder / "datasets" / dataset.digest[:16]
+    """Return where the table of `dataset` is: named by its rows in their order, which its columns follow.
+
+    The dataset's own digest says nothing of names and order, so two datasets may share one.
+    """
+    rows = [(s.id, s.image_sha256, s.mask_sha256, s.split, s.domain, s.volume, s.z) for s in dataset.samples]
+    return store.folder / "datasets" / digest(rows)[:16]
 
 
 def write_table(store: EmbeddingStore, dataset: Dataset, foreground: Callable[[Sample], np.ndarray]) -> None:
