@@ -1,0 +1,363 @@
+"""What the store holds is what the model says of each image, computed once, whoever dies or races."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from emvfm.backbones.backbone import Backbone, Tokens
+from emvfm.backbones.loading import load_backbone
+from emvfm.backbones.lora import inject_lora
+from emvfm.backbones.options import LoraOptions
+from emvfm.backbones.preprocess import Preprocess
+from emvfm.backbones.views import View
+from emvfm.datasets.images import read_image
+from emvfm.datasets.manifest import Dataset, load_dataset, save_dataset
+from emvfm.errors import CorruptError, EmvfmError, MissingError
+from emvfm.extraction.config import EmbedConfig
+from emvfm.extraction.pipeline import embed_dataset, identity_of, open_embeddings
+from emvfm.provenance import sha256_file
+from emvfm.store.view import Embeddings
+from emvfm.workspace import Workspace
+
+MakeDataset = Callable[..., Dataset]
+MakeConfig = Callable[..., EmbedConfig]
+
+#: Whole patches, padded ones, two images of one grid but of different size, and colour.
+SIZES = [(64, 64), (48, 80), (50, 70), (64, 64), (49, 80), (33, 40, 3)]
+
+
+def _direct(dataset: Dataset, i: int, backbone: Backbone, options: EmbedConfig) -> Tokens:
+    """The tokens of one image, without the store and without a batch."""
+    preprocess = Preprocess.for_backbone(backbone.spec, options)
+    pixels = preprocess.prepare(read_image(dataset.image_path(dataset.samples[i]))).pixels
+    with torch.inference_mode():
+        return backbone.tokens(torch.from_numpy(pixels)[None], options.layers)
+
+
+def _check(found: Embeddings, dataset: Dataset, backbone: Backbone, options: EmbedConfig) -> None:
+    """Every sample of `dataset` has its own numbers, and no image has two rows."""
+    assert found.samples == dataset.samples
+    half = options.dtype == "float16"
+    for i in range(len(dataset)):
+        tokens = _direct(dataset, i, backbone, options)
+        patches = found.patches(i)
+        assert patches.dtype == np.dtype(options.dtype)
+        expected = tokens.patches[0].numpy()
+        np.testing.assert_allclose(
+            patches, expected, rtol=1e-3 if half else 1e-5, atol=2e-3 if half else 1e-5
+        )
+    live = [image for manifest in found.store.finished().values() for image in manifest["images"]]
+    assert len(live) == len(set(live))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_stored_tokens_are_the_models(
+    vit: Backbone,
+    make_dataset: MakeDataset,
+    make_config: MakeConfig,
+    workspace: Workspace,
+    dtype: str,
+    batch_size: int,
+) -> None:
+    dataset, options = make_dataset("data", SIZES), make_config(dtype=dtype, batch_size=batch_size)
+    found = embed_dataset(dataset, vit, options, workspace)
+    _check(found, dataset, vit, options)
+    assert found.layers == (4, 1)
+    for layer in range(2):
+        cls = np.stack([_direct(dataset, i, vit, options).cls[0, layer].numpy() for i in range(len(SIZES))])
+        np.testing.assert_allclose(found.image_embeddings("cls", layer), cls, atol=1e-5)
+
+
+def test_validity_and_foreground_agree_with_a_loop_over_pixels(
+    vit: Backbone, make_dataset: MakeDataset, make_config: MakeConfig, workspace: Workspace
+) -> None:
+    dataset = make_dataset("data", SIZES)
+    found = embed_dataset(dataset, vit, make_config(), workspace)
+    for i, (height, width, *_) in enumerate(SIZES):
+        mask = np.asarray(Image.open(dataset.root / f"masks/s{i:03d}.png")) > 0
+        rows, columns = found.grid(i)
+        assert (rows, columns) == (-(-height // 16), -(-width // 16))
+        for y in range(rows):
+            for x in range(columns):
+                real = mask[16 * y : 16 * y + 16, 16 * x : 16 * x + 16]
+                assert found.valid(i)[y, x] == pytest.approx(real.size / 256)
+                assert found.foreground(i)[y, x] == pytest.approx(real.mean(), abs=1e-6)
+
+
+def test_pooling_leaves_padding_out(
+    vit: Backbone, make_dataset: MakeDataset, make_config: MakeConfig, workspace: Workspace
+) -> None:
+    dataset, options = make_dataset("data", SIZES), make_config()
+    found = embed_dataset(dataset, vit, options, workspace).image_embeddings("mean", 1)
+    for i, (height, width, *_) in enumerate(SIZES):
+        patches = _direct(dataset, i, vit, options).patches[0, 1].numpy()
+        pixels = patches.repeat(16, axis=0).repeat(16, axis=1)[:height, :width]
+        np.testing.assert_allclose(found[i], pixels.mean(axis=(0, 1), dtype=np.float64), atol=1e-5)
+
+
+# ---------------------------------------------------------------------- nothing is computed twice
+
+
+def test_more_images_compute_only_themselves(
+    vit: Backbone,
+    computed: list[int],
+    make_dataset: MakeDataset,
+    make_config: MakeConfig,
+    workspace: Workspace,
+) -> None:
+    whole, options = make_dataset("data", [(32, 32)] * 5 + [(32, 48)] * 2), make_config(batch_size=1)
+    embed_dataset(whole.where(lambda s: int(s.id[1:]) in (0, 2, 5)), vit, options, workspace)
+    assert sum(computed) == 3
+    embed_dataset(whole, vit, options, workspace)
+    assert sum(computed) == 7
+    found = embed_dataset(whole, vit, options, workspace)
+    assert sum(computed) == 7
+    _check(found, whole, vit, options)
+
+
+def test_one_changed_byte_is_one_image_to_compute(
+    vit: Backbone,
+    computed: list[int],
+    make_dataset: MakeDataset,
+    make_config: MakeConfig,
+    workspace: Workspace,
+) -> None:
+    dataset, options = make_dataset("data", [(32, 32)] * 4), make_config()
+    embed_dataset(dataset, vit, options, workspace)
+    path = dataset.image_path(dataset.samples[2])
+    path.write_bytes(path.read_bytes() + b"\0")  # after the end of the PNG: the same pixels
+    changed = replace(dataset.samples[2], image_sha256=sha256_file(path))
+    other = replace(dataset, samples=(*dataset.samples[:2], changed, dataset.samples[3]))
+    before = sum(computed)
+    found = embed_dataset(other, vit, options, workspace)
+    assert sum(computed) == before + 1
+    _check(found, other, vit, options)
+
+
+def _renamed(dataset: Dataset, folder: Path) -> Dataset:
+    """Copy a dataset with other file names and sample names, and with its rows in reverse."""
+    samples = []
+    for n, sample in enumerate(reversed(dataset.samples)):
+        assert sample.mask is not None
+        moved = replace(sample, id=f"r{n}", image=f"a/{n}.png", mask=f"b/{n}.png")
+        for old, new in ((sample.image, moved.image), (sample.mask, moved.mask)):
+            (folder / str(new)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(dataset.root / old, folder / str(new))
+        samples.append(moved)
+    return save_dataset(Dataset("renamed", folder, tuple(samples)))
+
+
+def test_other_names_another_folder_and_another_order_compute_nothing(
+    vit: Backbone,
+    computed: list[int],
+    make_dataset: MakeDataset,
+    make_config: MakeConfig,
+    workspace: Workspace,
+    tmp_path: Path,
+) -> None:
+    dataset, options = make_dataset("data", [(32, 32), (32, 48), (40, 32), (32, 32)]), make_config()
+    one = embed_dataset(dataset, vit, options, workspace)
+    shutil.move(dataset.root, tmp_path / "moved")
+    assert len(embed_dataset(load_dataset(tmp_path / "moved"), vit, options, workspace)) == 4
+    renamed = _renamed(load_dataset(tmp_path / "moved"), tmp_path / "renamed")
+    other = embed_dataset(renamed, vit, options, workspace)
+    assert sum(computed) == 4
+    for i in range(4):
+        np.testing.assert_array_equal(other.patches(3 - i), one.patches(i))
+        np.testing.assert_array_equal(other.foreground(3 - i), one.foreground(i))
+
+
+def test_an_image_that_occurs_twice_is_computed_once(
+    vit: Backbone,
+    computed: list[int],
+    make_dataset: MakeDataset,
+    make_config: MakeConfig,
+    workspace: Workspace,
+) -> None:
+    dataset = make_dataset("data", [(32, 32)] * 3)
+    again = replace(dataset.samples[1], id="again", split="test")
+    dataset = replace(dataset, samples=(*dataset.samples, again))
+    found = embed_dataset(dataset, vit, make_config(), workspace)
+    assert sum(computed) == 3
+    np.testing.assert_array_equal(found.patches(3), found.patches(1))
+
+
+def test_what_decides_the_numbers_decides_the_store(
+    vit: Backbone, make_config: MakeConfig, workspace: Workspace
+) -> None:
+    plain = identity_of(vit, make_config())
+    adapted = load_backbone(make_config(), workspace)
+    inject_lora(adapted, LoraOptions(lora_rank=2))
+    adapter = identity_of(adapted, make_config())
+    with torch.no_grad():
+        next(p for n, p in adapted.module.named_parameters() if "lora_B" in n).add_(0.1)
+    others = [
+        adapter,
+        identity_of(adapted, make_config()),
+        identity_of(load_backbone(make_config(init_seed=1), workspace), make_config()),
+        identity_of(load_backbone(make_config(init="kaiming"), workspace), make_config()),
+        identity_of(load_backbone(make_config(precision="bfloat16"), workspace), make_config()),
+        identity_of(vit, make_config(input_size="x0.5")),
+        identity_of(vit, make_config(layers=(1, 4))),
+        identity_of(vit, make_config(layers=None)),
+        identity_of(vit, make_config(dtype="float16")),
+        identity_of(vit, make_config(), View(turns=1)),
+    ]
+    assert len({plain.key} | {o.key for o in others}) == len(others) + 1
+    for same in (make_config(batch_size=7), make_config(input_size="native"), make_config(device="auto")):
+        assert identity_of(vit, same).key == plain.key
+    assert identity_of(load_backbone(make_config(), workspace), make_config()).key == plain.key
+
+
+# ---------------------------------------------------------------------- what can't be stored or read
+
+
+def _scaled(vit: Backbone, factor: float) -> Callable[..., Tokens]:
+    tokens = vit.tokens
+
+    def scaled(*arguments: Any) -> Tokens:
+        found = tokens(*arguments)
+        return replace(found, patches=found.patches * factor)
+
+    return scaled
+
+
+def test_a_value_beyond_float16_is_refused_and_float32_takes_it(
+    vit: Backbone,
+    make_dataset: MakeDataset,
+    make_config: MakeConfig,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset = make_dataset("data", [(32, 32)] * 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(vit, "tokens", _scaled(vit, 1e6))
+        with pytest.raises(EmvfmError, match=r"do not fit float16.*float32"):
+            embed_dataset(dataset, vit, make_config(dtype="float16"), workspace)
+        with pytest.raises(MissingError, match="2 images of made-up"):
+            open_embeddings(dataset, vit, make_config(dtype="float16"), workspace)
+        large = embed_dataset(dataset, vit, make_config(dtype="float32"), workspace)
+    assert np.abs(large.patches(0)).max() > np.finfo(np.float16).max
+    options = make_config(dtype="float16")
+    _check(embed_dataset(dataset, vit, options, workspace), dataset, vit, options)
+
+
+def test_an_image_that_is_not_the_manifests_is_refused(
+    vit: Backbone, make_dataset: MakeDataset, make_config: MakeConfig, workspace: Workspace
+) -> None:
+    dataset = make_dataset("data", [(32, 32)] * 3)
+    other = make_dataset("other", [(32, 32)] * 3, seed=1)
+    path = dataset.image_path(dataset.samples[1])
+    kept = path.read_bytes()
+    shutil.copyfile(other.image_path(other.samples[1]), path)
+    with pytest.raises(CorruptError, match=r"s001\.png.*not the one the manifest names"):
+        embed_dataset(dataset, vit, make_config(), workspace)
+    path.unlink()
+    with pytest.raises(CorruptError, match=r"s001\.png"):
+        embed_dataset(dataset, vit, make_config(), workspace)
+    path.write_bytes(kept)
+    _check(embed_dataset(dataset, vit, make_config(), workspace), dataset, vit, make_config())
+
+
+def test_a_batch_that_is_too_large_for_the_memory_is_halved(
+    vit: Backbone,
+    make_dataset: MakeDataset,
+    make_config: MakeConfig,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset, options, tokens, tried = make_dataset("data", [(32, 32)] * 7), make_config(batch_size=5), [], []
+    tokens = vit.tokens
+
+    def scarce(images: torch.Tensor, layers: Any) -> Tokens:
+        tried.append(len(images))
+        if len(images) > 2:
+            raise RuntimeError("DefaultCPUAllocator: out of memory")
+        return tokens(images, layers)
+
+    monkeypatch.setattr(vit, "tokens", scarce)
+    found = embed_dataset(dataset, vit, options, workspace)
+    assert tried[0] == 5
+    assert sum(n for n in tried if n <= 2) == 7
+    assert tried.count(5) == 1  # once too large, never tried again
+    _check(found, dataset, vit, options)
+
+
+def test_another_error_of_the_model_is_not_taken_for_a_lack_of_memory(
+    vit: Backbone,
+    make_dataset: MakeDataset,
+    make_config: MakeConfig,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: Any) -> Tokens:
+        raise RuntimeError("the model is broken")
+
+    monkeypatch.setattr(vit, "tokens", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        embed_dataset(make_dataset("data", [(32, 32)] * 2), vit, make_config(), workspace)
+
+
+def test_a_full_disk_publishes_nothing_by_halves(
+    vit: Backbone,
+    computed: list[int],
+    make_dataset: MakeDataset,
+    make_config: MakeConfig,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from zarr.storage import LocalStore
+
+    dataset, options, put = make_dataset("data", [(32, 32)] * 20), make_config(), LocalStore.set
+
+    async def full(self: LocalStore, key: str, value: Any) -> None:
+        if "mean/c/1" in key:  # the second shard, when its patches are written already
+            raise OSError(errno.ENOSPC, "No space left on device", key)
+        await put(self, key, value)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalStore, "set", full)
+        with pytest.raises(OSError, match="No space left"):
+            embed_dataset(dataset, vit, options, workspace)
+    first = Dataset(dataset.name, dataset.root, dataset.samples[:16])
+    _check(open_embeddings(first, vit, options, workspace), first, vit, options)
+    with pytest.raises(MissingError, match="4 images"):
+        open_embeddings(dataset, vit, options, workspace)
+    before = sum(computed)
+    found = embed_dataset(dataset, vit, options, workspace)
+    assert sum(computed) == before + 4
+    _check(found, dataset, vit, options)
+    assert found.store.damaged() == {}
+
+
+def test_a_damaged_shard_is_not_read_and_is_computed_again_once_withdrawn(
+    vit: Backbone,
+    computed: list[int],
+    make_dataset: MakeDataset,
+    make_config: MakeConfig,
+    workspace: Workspace,
+) -> None:
+    dataset, options = make_dataset("data", [(32, 32)] * 2), make_config()
+    found = embed_dataset(dataset, vit, options, workspace)
+    shard = next(p for p in (found.store.folder / "grids/2x2/patches/c").rglob("*") if p.is_file())
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(CorruptError, match="damaged shard"):
+        list(found.iter_patches())
+    (name,) = found.store.damaged()
+    found.store.forget(name)
+    before = sum(computed)
+    _check(embed_dataset(dataset, vit, options, workspace), dataset, vit, options)
+    assert sum(computed) >= before + 2
