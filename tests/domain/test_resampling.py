@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import kstest, t
 
+from emvfm.domain.frechet import frechet_from_gram, gram
 from emvfm.domain.resampling import block_jackknife_interval, block_permutation_test, split_halves
 from emvfm.errors import UsageError
 
@@ -109,3 +113,183 @@ def test_the_seed_decides() -> None:
     )
     assert first == again
     assert first.null != other.null
+
+
+def test_p_values_of_the_frechet_distance_are_uniform_by_blocks_and_not_by_rows() -> None:
+    rng = np.random.default_rng(11)
+    blocks, rows, rest = np.repeat(np.arange(6), 4), np.arange(24), rng.uniform(size=200)
+    by_block, by_row = [], []
+    for seed in range(200):
+        centres = rng.normal(size=(12, 3))
+        matrix = gram(np.repeat(centres, 4, axis=0) + 0.05 * rng.normal(size=(48, 3)))
+
+        def statistic(a: np.ndarray, b: np.ndarray, matrix: np.ndarray = matrix) -> float:
+            return frechet_from_gram(matrix, a, b)
+
+        by_block.append(block_permutation_test(statistic, blocks, blocks, permutations=19, seed=seed).p_value)
+        by_row.append(block_permutation_test(statistic, rows, rows, permutations=19, seed=seed).p_value)
+    # p is one of 1/20 … 20/20; uniform noise within each step makes it continuous for the KS test.
+    assert kstest(np.array(by_block) - rest / 20, "uniform").pvalue > 0.01
+    assert kstest(np.array(by_row) - rest / 20, "uniform").pvalue < 1e-6
+    assert np.mean(np.array(by_block) <= 0.05) < 0.1
+    assert np.mean(np.array(by_row) <= 0.05) > 0.5
+
+
+@given(
+    permutations=st.integers(1, 60),
+    seed=st.integers(0, 1000),
+    n_x=st.integers(1, 4),
+    n_y=st.integers(1, 4),
+    shift=st.floats(-3, 3),
+)
+def test_a_p_value_is_a_count_that_holds_the_observed_value_itself(
+    permutations: int, seed: int, n_x: int, n_y: int, shift: float
+) -> None:
+    values = np.random.default_rng(seed).normal(size=2 * (n_x + n_y)) + shift
+    x, y = np.repeat(np.arange(n_x), 2), np.repeat(np.arange(n_y), 2)
+    test = block_permutation_test(_mean_difference(values), x, y, permutations=permutations, seed=seed)
+    assert 1 / (permutations + 1) <= test.p_value <= 1
+    assert test.p_value * (permutations + 1) == pytest.approx(round(test.p_value * (permutations + 1)))
+    assert test.distinct == math.comb(n_x + n_y, n_x)
+    exceeding = sum(value > test.observed + 1e-9 for value in test.null)
+    touching = sum(value >= test.observed - 1e-9 for value in test.null)
+    assert (1 + exceeding) / (permutations + 1) <= test.p_value <= (1 + touching) / (permutations + 1)
+
+
+@pytest.mark.parametrize("shift", [1.0, 0.5, -0.3])
+def test_the_p_value_approaches_that_of_complete_enumeration(shift: float) -> None:
+    # A signed statistic: an unbiased distance may be negative, and ties with the observed value count.
+    rng = np.random.default_rng(9)
+    values = rng.normal(size=18)
+    values[:8] += shift
+    x, y = np.repeat(np.arange(4), 2), np.repeat(np.arange(5), 2)
+
+    def statistic(a: np.ndarray, b: np.ndarray) -> float:
+        return math.fsum(values[a]) / len(a) - math.fsum(values[b]) / len(b)
+
+    pairs = values.reshape(9, 2).mean(1)
+    observed = statistic(np.arange(8), np.arange(8, 18))
+    exact = np.mean(
+        [
+            pairs[list(c)].mean() - np.delete(pairs, list(c)).mean() >= observed - 1e-9
+            for c in itertools.combinations(range(9), 4)
+        ]
+    )
+    test = block_permutation_test(statistic, x, y, permutations=4000, seed=0)
+    assert test.distinct == 126
+    # Four standard errors of a proportion from 4000 draws.
+    assert abs(test.p_value - exact) < 4 * math.sqrt(exact * (1 - exact) / 4000) + 1 / 4001
+
+
+@pytest.mark.parametrize("value", [-5.0, 0.0, 1e-9, 7.0])
+def test_ties_count_as_reached_whatever_their_sign(value: float) -> None:
+    test = block_permutation_test(lambda a, b: value, [0, 1, 2], [0, 1], permutations=30)
+    assert test.p_value == 1.0
+
+
+def test_rounding_does_not_make_the_observed_relabelling_rarer_than_it_is() -> None:
+    # Two blocks against two, far apart: 2 of 6 relabellings are the observed one, up to the order of rows.
+    rng = np.random.default_rng(9)
+    x = rng.normal(size=(40, 16))
+    x[20:] += 30
+    matrix = gram(x[:20], x[20:])
+    blocks = np.repeat([0, 1], 10)
+    test = block_permutation_test(
+        lambda a, b: frechet_from_gram(matrix, a, b), blocks, blocks, permutations=600, seed=0
+    )
+    assert test.p_value == pytest.approx(1 / 3, abs=0.08)
+
+
+def test_block_labels_need_no_order_and_no_numbering() -> None:
+    values = np.random.default_rng(10).normal(size=12)
+    seen = []
+
+    def statistic(a: np.ndarray, b: np.ndarray) -> float:
+        seen.append({"x": set(a.tolist()), "y": set(b.tolist())})
+        return float(values[a].mean() - values[b].mean())
+
+    block_permutation_test(statistic, [7, 3, 7, 3, 9, 9], [3, 3, 7, 1, 7, 1], permutations=50)
+    wholes = ({0, 2}, {1, 3}, {4, 5}, {6, 7}, {8, 10}, {9, 11})
+    assert all(whole <= side["x"] or whole <= side["y"] for side in seen for whole in wholes)
+    assert len({frozenset(side["x"]) for side in seen}) > 10
+
+
+@given(
+    x=st.lists(st.integers(0, 5), min_size=2, max_size=20),
+    y=st.lists(st.integers(0, 5), min_size=2, max_size=20),
+    seed=st.integers(0, 100),
+)
+def test_halves_never_split_a_block_whatever_the_blocks(x: list[int], y: list[int], seed: int) -> None:
+    owner = [("x", b) for b in x] + [("y", b) for b in y]
+    calls: list[tuple[set, set]] = []
+
+    def statistic(a: np.ndarray, b: np.ndarray) -> float:
+        assert len(a) == len(b) == len(set(a.tolist())) == len(set(b.tolist())) >= 2
+        calls.append(({owner[i] for i in a}, {owner[i] for i in b}))
+        return 1.0
+
+    halves = split_halves(statistic, x, y, repeats=5, seed=seed)
+    assert not any(first & second for first, second in calls)
+    assert len(halves.within) == 2 * len(halves.between)
+    if min(len(set(x)), len(set(y))) < 2:
+        assert not calls
+        assert halves.ratio is None
+
+
+def test_the_ratio_is_one_where_the_domains_are_one_and_grows_with_their_distance() -> None:
+    rng = np.random.default_rng(12)
+    base = np.repeat(rng.normal(size=(40, 5)), 3, axis=0)
+    blocks = np.repeat(np.arange(20), 3).tolist()
+    ratios = []
+    for shift in (0.0, 1.0, 4.0):
+        moved = base.copy()
+        moved[60:] += shift
+        matrix = gram(moved[:60], moved[60:])
+        halves = split_halves(lambda a, b, m=matrix: frechet_from_gram(m, a, b), blocks, blocks, repeats=40)
+        ratios.append(halves.ratio)
+    assert 0.5 < ratios[0] < 2
+    assert ratios[0] < ratios[1] < ratios[2]
+    # Identical rows within and between: no distance at all, hence no ratio rather than a division by nought.
+    assert split_halves(lambda a, b: 0.0, blocks, blocks, repeats=3).ratio is None
+
+
+def test_the_jackknife_leaves_out_each_block_once() -> None:
+    rng = np.random.default_rng(13)
+    x, y = rng.normal(size=(14, 4)), rng.normal(size=(11, 4)) + 2
+    blocks_x, blocks_y = [0] * 3 + [1] * 4 + [5] * 5 + [2] * 2, [4, 4, 4, 0, 0, 1, 1, 1, 1, 0, 4]
+    matrix = gram(x, y)
+
+    def statistic(a: np.ndarray, b: np.ndarray) -> float:
+        return frechet_from_gram(matrix, a, b)
+
+    variance = 0.0
+    for blocks, other, offset in ((blocks_x, np.arange(14, 25), 0), (blocks_y, np.arange(14), 14)):
+        labels = set(blocks)
+        values = []
+        for label in labels:
+            kept = np.array([i + offset for i, b in enumerate(blocks) if b != label])
+            values.append(statistic(kept, other) if offset == 0 else statistic(other, kept))
+        variance += (len(labels) - 1) / len(labels) * sum((v - np.mean(values)) ** 2 for v in values)
+    margin = t.ppf(0.95, 3 + 2) * math.sqrt(variance)
+    value = statistic(np.arange(14), np.arange(14, 25))
+    expected = (max(0.0, value - margin), value + margin)
+    assert block_jackknife_interval(statistic, blocks_x, blocks_y, level=0.9) == pytest.approx(expected)
+
+
+def test_a_higher_coverage_is_a_wider_interval() -> None:
+    values = np.random.default_rng(14).normal(size=12)
+    values[:6] += 9
+    intervals = [
+        block_jackknife_interval(_mean_difference(values), range(6), range(6), level=level)
+        for level in (0.5, 0.9, 0.99)
+    ]
+    widths = [high - low for low, high in intervals]
+    assert widths[0] < widths[1] < widths[2]
+
+
+def test_the_seed_decides_the_halves() -> None:
+    statistic = _mean_difference(np.random.default_rng(15).normal(size=24))
+    blocks = np.repeat(np.arange(6), 2)
+    first, again, other = (split_halves(statistic, blocks, blocks, repeats=8, seed=s) for s in (4, 4, 5))
+    assert first == again
+    assert first != other
