@@ -35,6 +35,8 @@ __all__ = ["embed_dataset", "identity_of", "open_embeddings"]
 
 _READ_AHEAD = 3  # images decoded before they are needed; decoding is far cheaper than a forward pass
 
+_MOST_ROUNDS = 9  # a round goes by when another job takes images out of a shard that waits, or dies
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -123,6 +125,19 @@ def _progress(console: Console | None) -> Any:
     )
 
 
+def _missing(
+    store: EmbeddingStore, dataset: Dataset, preprocess: Preprocess
+) -> dict[Grid, dict[str, Sample]]:
+    """Return the samples whose image is not in the store, by patch grid and SHA-256."""
+    have = store.rows()
+    missing: dict[Grid, dict[str, Sample]] = {}
+    for sample in dataset.samples:
+        if sample.image_sha256 not in have:
+            grid = preprocess.grid((sample.height, sample.width))
+            missing.setdefault(grid, {})[sample.image_sha256] = sample
+    return missing
+
+
 def _embed_missing(
     store: EmbeddingStore,
     dataset: Dataset,
@@ -131,13 +146,7 @@ def _embed_missing(
     batch_size: int | None,
     console: Console | None,
 ) -> None:
-    have = store.rows()
-    missing: dict[Grid, dict[str, Sample]] = {}
-    for sample in dataset.samples:
-        if sample.image_sha256 not in have:
-            missing.setdefault(preprocess.grid((sample.height, sample.width)), {})[sample.image_sha256] = (
-                sample
-            )
+    missing = _missing(store, dataset, preprocess)
     if not missing:
         return
     samples = {sha: sample for group in missing.values() for sha, sample in group.items()}
@@ -147,33 +156,35 @@ def _embed_missing(
         _progress(console) as progress,
     ):
         task = progress.add_task(f"embedding {dataset.name}", total=len(samples), rate="")
-        shards = [shard for grid, group in missing.items() for shard in store.allocate(grid, list(group))]
-        for shard in store.claim(shards):
-            parts: list[tuple[np.ndarray, np.ndarray]] = []
-            valid: list[np.ndarray] = []
-            waiting: list[np.ndarray] = []
-            for prepared in _ahead(
-                shard.images, lambda sha: _read(dataset, samples[sha], preprocess), readers
-            ):
-                valid.append(prepared.valid)
-                waiting.append(prepared.pixels)
-                if len(waiting) == forward.batch_size or len(valid) == len(shard.images):
-                    parts.append(forward(waiting))
-                    progress.advance(task, len(waiting))
-                    speed = progress.tasks[0].speed
-                    tokens = valid[0].size * (speed or 0)
-                    progress.update(
-                        task, rate=f"{speed:.2f} images/s, {tokens:,.0f} tokens/s" if speed else ""
-                    )
-                    waiting = []
-            data = ShardData(
-                np.concatenate([p for p, _ in parts]), np.concatenate([c for _, c in parts]), np.stack(valid)
-            )
-            store.write(shard, data)
-    if absent := [s.id for s in dataset.samples if s.image_sha256 not in store.rows()]:
-        raise EmvfmError(
-            "some images were not embedded", where=dataset.name, got=absent[0], todo="run it again"
-        )
+        for _ in range(_MOST_ROUNDS):
+            shards = [shard for grid, group in missing.items() for shard in store.allocate(grid, list(group))]
+            for shard in store.claim(shards):
+                if not samples.keys() >= set(shard.images):
+                    continue  # the job that had it died; the next round takes over what is ours in it
+                parts: list[tuple[np.ndarray, np.ndarray]] = []
+                valid: list[np.ndarray] = []
+                waiting: list[np.ndarray] = []
+                for prepared in _ahead(
+                    shard.images, lambda sha: _read(dataset, samples[sha], preprocess), readers
+                ):
+                    valid.append(prepared.valid)
+                    waiting.append(prepared.pixels)
+                    if len(waiting) == forward.batch_size or len(valid) == len(shard.images):
+                        parts.append(forward(waiting))
+                        progress.advance(task, len(waiting))
+                        speed = progress.tasks[0].speed
+                        tokens = valid[0].size * (speed or 0)
+                        progress.update(
+                            task, rate=f"{speed:.2f} images/s, {tokens:,.0f} tokens/s" if speed else ""
+                        )
+                        waiting = []
+                patches, cls = (np.concatenate(part) for part in zip(*parts, strict=True))
+                store.write(shard, ShardData(patches, cls, np.stack(valid)))
+            missing = _missing(store, dataset, preprocess)
+            if not missing:
+                return
+    absent = next(sample.id for group in missing.values() for sample in group.values())
+    raise EmvfmError("some images were not embedded", where=dataset.name, got=absent, todo="run it again")
 
 
 def embed_dataset(

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +209,9 @@ class EmbeddingStore:
     def claim(self, shards: Sequence[Shard], poll: float = 0.2) -> Iterator[Shard]:
         """Yield each unfinished shard once this process holds its lease; wait for those others write.
 
-        The lease is held until the next shard is asked for, so `write` must be called before that.
+        The lease is held until the next shard is asked for, so `write` must be called before that. A
+        shard may hold fewer images than asked for, and, if its writer died, images of another job;
+        `allocate` again gives the rest a place.
         """
         waiting = list(shards)
         while waiting:
@@ -220,7 +222,9 @@ class EmbeddingStore:
                     continue
                 with self.lease(shard) as mine:
                     if mine and shard.name not in self.finished():
-                        yield shard
+                        # Another job may have taken images it can't read out of it since.
+                        held = self._allocated(shard.grid)[shard.number]
+                        yield replace(shard, images=tuple(held))
                         waiting.remove(shard)
                         progress = True
             if waiting and not progress:
