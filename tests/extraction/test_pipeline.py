@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from emvfm.errors import CorruptError, EmvfmError, MissingError
 from emvfm.extraction.config import EmbedConfig
 from emvfm.extraction.pipeline import embed_dataset, identity_of, open_embeddings
 from emvfm.provenance import sha256_file
+from emvfm.store.store import EmbeddingStore
 from emvfm.store.view import Embeddings
 from emvfm.workspace import Workspace
 
@@ -361,3 +363,55 @@ def test_a_damaged_shard_is_not_read_and_is_computed_again_once_withdrawn(
     before = sum(computed)
     _check(embed_dataset(dataset, vit, options, workspace), dataset, vit, options)
     assert sum(computed) >= before + 2
+
+
+# ---------------------------------------------------------------------- races
+
+
+def _interrupted_by(vit: Backbone, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> None:
+    """Let `meanwhile` happen during the first forward pass, as if by another process."""
+    tokens = vit.tokens
+
+    def interrupted(*arguments: Any) -> Tokens:
+        monkeypatch.setattr(vit, "tokens", tokens)
+        meanwhile()
+        return tokens(*arguments)
+
+    monkeypatch.setattr(vit, "tokens", interrupted)
+
+
+@pytest.mark.parametrize("part", [range(20, 24), range(30, 44)], ids=str)
+def test_jobs_whose_datasets_overlap_both_complete(
+    vit: Backbone,
+    make_dataset: MakeDataset,
+    make_config: MakeConfig,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    part: range,
+) -> None:
+    everything, options = make_dataset("data", [(16, 16)] * 44), make_config()
+    whole = everything.where(lambda s: int(s.id[1:]) < 40)
+    other = everything.where(lambda s: int(s.id[1:]) in part)  # none of the shard in hand, 0 to 15
+    _interrupted_by(vit, monkeypatch, lambda: embed_dataset(other, vit, options, workspace))
+    found = embed_dataset(whole, vit, options, workspace)
+    _check(found, whole, vit, options)
+    _check(open_embeddings(other, vit, options, workspace), other, vit, options)
+
+
+def test_what_a_dead_job_had_in_hand_is_taken_over_by_one_that_waits_for_a_part_of_it(
+    vit: Backbone, make_dataset: MakeDataset, make_config: MakeConfig, workspace: Workspace
+) -> None:
+    whole, options = make_dataset("data", [(16, 16)] * 6), make_config()
+    part = whole.where(lambda s: s.id in ("s002", "s003"))
+    dying = EmbeddingStore.ensure(workspace.store, identity_of(vit, options), label="x", width=vit.width)
+    (shard,) = dying.allocate((1, 1), [s.image_sha256 for s in whole.samples])
+    with ThreadPoolExecutor(1) as other:
+        with dying.lease(shard) as mine:
+            assert mine
+            waiting = other.submit(embed_dataset, part, vit, options, workspace)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.5)
+        found = waiting.result(timeout=60)  # the lease is gone and nothing was written
+    _check(found, part, vit, options)
+    assert set(found.store.rows()) == {s.image_sha256 for s in part.samples}
+    _check(embed_dataset(whole, vit, options, workspace), whole, vit, options)
