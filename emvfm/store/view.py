@@ -42,44 +42,53 @@ def write_table(store: EmbeddingStore, dataset: Dataset, foreground: Callable[[S
     path = _table_path(store, dataset)
     if (path / "zarr.json").is_file():
         return
-    rows = store.rows()
-    with atomic_folder(path, replace=path.exists()) as folder:
-        group = zarr.create_group(folder, attributes={"name": dataset.name, "digest": dataset.digest})
-        columns: dict[str, list[str] | list[int]] = {
-            "id": [s.id for s in dataset.samples],
-            "split": [s.split for s in dataset.samples],
-            "domain": [s.domain for s in dataset.samples],
-            "volume": [s.volume for s in dataset.samples],
-            "image": [s.image_sha256 for s in dataset.samples],
-            "grid": [grid_name(rows[s.image_sha256].grid) for s in dataset.samples],
-            "z": [-1 if s.z is None else s.z for s in dataset.samples],
-            "row": [rows[s.image_sha256].row for s in dataset.samples],
-        }
-        for name, values in columns.items():
-            text = isinstance(values[0], str)
-            column = group.create_array(
-                name, shape=(len(values),), dtype=str if text else "int64", dimension_names=("sample",)
-            )
-            column[:] = np.array(values, dtype=object if text else np.int64)
-        for grid in sorted({rows[s.image_sha256].grid for s in dataset.samples}):
-            members = [
-                i
-                for i, s in enumerate(dataset.samples)
-                if rows[s.image_sha256].grid == grid and s.mask is not None
-            ]
-            if not members:
-                continue
-            inner = group.create_group(f"foreground/{grid_name(grid)}")
-            fractions = np.stack([foreground(dataset.samples[i]) for i in members]).astype(np.float32)
-            array = inner.create_array(
-                "fraction", shape=fractions.shape, chunks=fractions.shape, dtype="float32", fill_value=np.nan,
-                dimension_names=("sample", "y", "x"),
-            )  # fmt: skip
-            array[:] = fractions
-            index = inner.create_array(
-                "sample", shape=(len(members),), dtype="int64", dimension_names=("sample",)
-            )
-            index[:] = np.array(members)
+    try:
+        with atomic_folder(path, replace=path.exists()) as folder:
+            _fill_table(folder, store.rows(), dataset, foreground)
+    except UsageError:
+        if not (path / "zarr.json").is_file():  # else another process wrote the same table meanwhile
+            raise
+
+
+def _fill_table(
+    folder: Path, rows: dict[str, Row], dataset: Dataset, foreground: Callable[[Sample], np.ndarray]
+) -> None:
+    group = zarr.create_group(folder, attributes={"name": dataset.name, "digest": dataset.digest})
+    columns: dict[str, list[str] | list[int]] = {
+        "id": [s.id for s in dataset.samples],
+        "split": [s.split for s in dataset.samples],
+        "domain": [s.domain for s in dataset.samples],
+        "volume": [s.volume for s in dataset.samples],
+        "image": [s.image_sha256 for s in dataset.samples],
+        "grid": [grid_name(rows[s.image_sha256].grid) for s in dataset.samples],
+        "z": [-1 if s.z is None else s.z for s in dataset.samples],
+        "row": [rows[s.image_sha256].row for s in dataset.samples],
+    }
+    for name, values in columns.items():
+        text = isinstance(values[0], str)
+        column = group.create_array(
+            name, shape=(len(values),), dtype=str if text else "int64", dimension_names=("sample",)
+        )
+        column[:] = np.array(values, dtype=object if text else np.int64)
+    for grid in sorted({rows[s.image_sha256].grid for s in dataset.samples}):
+        members = [
+            i
+            for i, s in enumerate(dataset.samples)
+            if rows[s.image_sha256].grid == grid and s.mask is not None
+        ]
+        if not members:
+            continue
+        inner = group.create_group(f"foreground/{grid_name(grid)}")
+        fractions = np.stack([foreground(dataset.samples[i]) for i in members]).astype(np.float32)
+        array = inner.create_array(
+            "fraction", shape=fractions.shape, chunks=fractions.shape, dtype="float32", fill_value=np.nan,
+            dimension_names=("sample", "y", "x"),
+        )  # fmt: skip
+        array[:] = fractions
+        index = inner.create_array(
+            "sample", shape=(len(members),), dtype="int64", dimension_names=("sample",)
+        )
+        index[:] = np.array(members)
 
 
 class Embeddings:
