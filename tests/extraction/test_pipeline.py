@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,7 +27,9 @@ from emvfm.backbones.preprocess import Preprocess
 from emvfm.backbones.views import View
 from emvfm.datasets.images import read_image
 from emvfm.datasets.manifest import Dataset, load_dataset, save_dataset
+from emvfm.datasets.masks import read_mask
 from emvfm.errors import CorruptError, EmvfmError, MissingError
+from emvfm.extraction import pipeline
 from emvfm.extraction.config import EmbedConfig
 from emvfm.extraction.pipeline import embed_dataset, identity_of, open_embeddings
 from emvfm.provenance import sha256_file
@@ -361,8 +367,9 @@ def test_a_damaged_shard_is_not_read_and_is_computed_again_once_withdrawn(
     (name,) = found.store.damaged()
     found.store.forget(name)
     before = sum(computed)
-    _check(embed_dataset(dataset, vit, options, workspace), dataset, vit, options)
-    assert sum(computed) >= before + 2
+    again = embed_dataset(dataset, vit, options, workspace)
+    assert sum(computed) == before + 2
+    _check(again, dataset, vit, options)
 
 
 # ---------------------------------------------------------------------- races
@@ -415,3 +422,102 @@ def test_what_a_dead_job_had_in_hand_is_taken_over_by_one_that_waits_for_a_part_
     _check(found, part, vit, options)
     assert set(found.store.rows()) == {s.image_sha256 for s in part.samples}
     _check(embed_dataset(whole, vit, options, workspace), whole, vit, options)
+
+
+def test_a_table_that_another_job_just_wrote_is_shared(
+    vit: Backbone,
+    make_dataset: MakeDataset,
+    make_config: MakeConfig,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset, options = make_dataset("data", [(32, 32)] * 3), make_config()
+
+    def meanwhile(path: Path) -> np.ndarray:
+        monkeypatch.setattr(pipeline, "read_mask", read_mask)
+        embed_dataset(dataset, vit, options, workspace)
+        return read_mask(path)
+
+    monkeypatch.setattr(pipeline, "read_mask", meanwhile)
+    found = embed_dataset(dataset, vit, options, workspace)
+    share = (np.asarray(Image.open(dataset.root / "masks/s001.png")) > 0).mean()
+    np.testing.assert_allclose(found.foreground(1).mean(), share, rtol=1e-6)
+
+
+_JOB = """
+import sys, time
+from pathlib import Path
+from emvfm.backbones.loading import load_backbone
+from emvfm.datasets.manifest import load_dataset
+from emvfm.extraction.config import EmbedConfig
+from emvfm.extraction.pipeline import embed_dataset
+from emvfm.workspace import Workspace
+folder, root, seconds = sys.argv[1:]
+options = EmbedConfig(backbone="timm:test_vit", untrained=True, layers=(4, 1), precision="float32",
+                      device="cpu", dtype="float32")
+workspace = Workspace(Path(root))
+backbone = load_backbone(options, workspace)
+tokens, computed = backbone.tokens, []
+def slow(*arguments):
+    time.sleep(float(seconds))
+    computed.append(len(arguments[0]))
+    return tokens(*arguments)
+backbone.tokens = slow
+embed_dataset(load_dataset(Path(folder)), backbone, options, workspace)
+print(sum(computed))
+"""
+
+
+def _job(dataset: Dataset, workspace: Workspace, seconds: float) -> subprocess.Popen[str]:
+    """Embed `dataset` in another process that takes `seconds` an image and prints how many it computed."""
+    return subprocess.Popen(
+        [sys.executable, "-c", _JOB, str(dataset.root), str(workspace.root), str(seconds)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.slow
+def test_after_a_kill_in_the_middle_the_next_run_computes_the_rest(
+    vit: Backbone,
+    computed: list[int],
+    make_dataset: MakeDataset,
+    make_config: MakeConfig,
+    workspace: Workspace,
+) -> None:
+    dataset, options = make_dataset("data", [(32, 32)] * 20), make_config()
+    store = workspace.store / identity_of(vit, options).key
+    job = _job(dataset, workspace, 0.1)
+    try:
+        end = time.monotonic() + 120
+        while not (store / "manifest/2x2/000000.json").is_file():
+            assert job.poll() is None, job.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    finally:
+        job.kill()
+        job.communicate()
+    assert job.returncode == -9
+    found = embed_dataset(dataset, vit, options, workspace)
+    assert sum(computed) == 4  # the first 16 were published
+    _check(found, dataset, vit, options)
+    assert found.store.damaged() == {}
+
+
+@pytest.mark.slow
+def test_two_processes_at_once_share_one_job(
+    vit: Backbone,
+    computed: list[int],
+    make_dataset: MakeDataset,
+    make_config: MakeConfig,
+    workspace: Workspace,
+) -> None:
+    dataset, options = make_dataset("data", [(32, 32)] * 40), make_config()
+    jobs = [_job(dataset, workspace, 0.02) for _ in range(2)]
+    done = [job.communicate(timeout=120) for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], done
+    assert sum(int(out) for out, _ in done) == 40
+    _check(embed_dataset(dataset, vit, options, workspace), dataset, vit, options)
+    assert len(computed) == 40  # those of the check alone
