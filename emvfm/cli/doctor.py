@@ -128,6 +128,7 @@ def register(app: typer.Typer) -> None:
     @command(app, "doctor")
     def doctor(call: Call) -> None:
         """Say what works on this machine, what is missing, and how to mend it."""
+        from rich.markup import escape
         from rich.table import Table
 
         checks = list(diagnose(call.workspace))
@@ -135,7 +136,7 @@ def register(app: typer.Typer) -> None:
         for column in ("", "found", "how to mend it"):
             table.add_column(column, overflow="fold")
         for check in checks:
-            table.add_row(f"{_MARKS[check.state]} {check.subject}", check.found, check.mend)
+            table.add_row(f"{_MARKS[check.state]} {check.subject}", escape(check.found), escape(check.mend))
         broken = sum(check.state == "broken" for check in checks)
         closing = f"{broken} broken" if broken else "everything needed is here"
         call.result({"checks": [asdict(check) for check in checks], "broken": broken}, table, closing)
