@@ -46,6 +46,7 @@ def register(app: typer.Typer) -> None:
         ],
     ) -> None:
         """Fréchet distance of image embeddings, with its null, its interval and a verdict."""
+        from rich.markup import escape
         from rich.table import Table
 
         from emvfm.backbones.loading import load_backbone
@@ -66,6 +67,9 @@ def register(app: typer.Typer) -> None:
         opened = {name: open_dataset(call.workspace, name) for name in datasets}
         if len(opened) < len(datasets):
             raise UsageError("a dataset occurs twice", got=", ".join(datasets))
+        for name, dataset in opened.items():
+            if len(dataset.samples) < 2:
+                raise UsageError("too few images", where=name, got=len(dataset.samples), expected="2 or more")
         backbone = load_backbone(config, call.workspace)
         vectors, blocks, key = {}, {}, ""
         for name, dataset in opened.items():
@@ -80,7 +84,8 @@ def register(app: typer.Typer) -> None:
             )
             for a, b in combinations(datasets, 2)
         ]  # fmt: skip
-        identity = digest([key, to_dict(config), {name: d.digest for name, d in opened.items()}])
+        digests = {name: dataset.digest for name, dataset in opened.items()}
+        identity = digest([key, to_dict(config), digests])
         folder = call.workspace.runs / f"domain-fd-{identity[:10]}"
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -89,9 +94,12 @@ def register(app: typer.Typer) -> None:
             writer.writerow([*r.names, *r.n, r.value, r.low, r.high, r.p_value, r.ratio])
         record = {"backbone": backbone.label, "results": [r.to_json() for r in results]}
         with atomic_folder(folder, replace=True) as temporary:
-            write_text(temporary / "config.yaml", dump_yaml({"datasets": datasets, **to_dict(config)}))
+            write_text(temporary / "config.yaml", dump_yaml(to_dict(config)))
             write_json(temporary / "metrics.json", record)
-            write_json(temporary / "provenance.json", {"identity": identity, "environment": environment()})
+            write_json(
+                temporary / "provenance.json",
+                {"identity": identity, "datasets": digests, "environment": environment()},
+            )
             write_text(temporary / "distances.csv", text.getvalue())
             panels = [
                 {
@@ -112,9 +120,9 @@ def register(app: typer.Typer) -> None:
             bound = f"{sorted(r.null)[int(0.95 * len(r.null))]:.1f}"
             ratio = "—" if r.ratio is None else f"{r.ratio:.1f}"
             table.add_row(
-                " × ".join(r.names),
+                escape(" × ".join(r.names)),
                 " + ".join(map(str, r.n)),
-                f"{r.value:.1f}{interval}",
+                escape(f"{r.value:.1f}{interval}"),
                 bound,
                 ratio,
                 f"{r.p_value:.3g}",
@@ -122,6 +130,6 @@ def register(app: typer.Typer) -> None:
         call.result(
             {"folder": str(folder), **record},
             table,
-            *(r.verdict for r in results),
-            f"[dim]{backbone.label}; {results[0].dimension} dimensions; {folder}[/]",
+            *(escape(r.verdict) for r in results),
+            f"[dim]{escape(f'{backbone.label}; {results[0].dimension} dimensions; {folder}')}[/]",
         )
