@@ -6,6 +6,7 @@ import gc
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from emvfm.backbones.views import PLAIN, View
 from emvfm.datasets.images import read_image
 from emvfm.datasets.manifest import Dataset, Sample
 from emvfm.datasets.masks import read_mask
-from emvfm.errors import CorruptError, EmvfmError
+from emvfm.errors import CorruptError, EmvfmError, UsageError
 from emvfm.extraction.config import EmbedConfig
 from emvfm.extraction.foreground import patch_foreground
 from emvfm.provenance import sha256_file
@@ -54,12 +55,16 @@ def identity_of(backbone: Backbone, options: BackboneOptions, view: View = PLAIN
     )
 
 
+def _require_manifests(path: Path, what: str, sha256: str | None) -> None:
+    if not path.is_file() or sha256_file(path) != sha256:
+        raise CorruptError(
+            f"the {what} is not the one the manifest names", where=path, todo="compose the dataset again"
+        )
+
+
 def _read(dataset: Dataset, sample: Sample, preprocess: Preprocess) -> Prepared:
     path = dataset.image_path(sample)
-    if not path.is_file() or sha256_file(path) != sample.image_sha256:
-        raise CorruptError(
-            "the image is not the one the manifest names", where=path, todo="compose the dataset again"
-        )
+    _require_manifests(path, "image", sample.image_sha256)
     try:
         return preprocess.prepare(read_image(path))
     except EmvfmError as error:  # name the file: the preprocessing sees only pixels
@@ -202,11 +207,15 @@ def embed_dataset(
 
     Raises
     ------
+    UsageError
+        The dataset has no samples, as a split may.
     CorruptError
-        An image is damaged or is not the one the manifest names.
+        An image is damaged, or an image or mask is not the one the manifest names.
     EmvfmError
         A value does not fit the stored type.
     """
+    if not dataset.samples:
+        raise UsageError("no images to embed", where=dataset.name, expected="at least one sample")
     store = EmbeddingStore.ensure(
         workspace.store, identity_of(backbone, options, view), label=backbone.label, width=backbone.width
     )
@@ -217,6 +226,7 @@ def embed_dataset(
     def foreground(sample: Sample) -> np.ndarray:
         path = dataset.mask_path(sample)
         assert path is not None
+        _require_manifests(path, "mask", sample.mask_sha256)
         return patch_foreground(read_mask(path), preprocess)
 
     write_table(store, dataset, foreground)
