@@ -28,7 +28,7 @@ from emvfm.backbones.views import View
 from emvfm.datasets.images import read_image
 from emvfm.datasets.manifest import Dataset, load_dataset, save_dataset
 from emvfm.datasets.masks import read_mask
-from emvfm.errors import CorruptError, EmvfmError, MissingError
+from emvfm.errors import CorruptError, EmvfmError, MissingError, UsageError
 from emvfm.extraction import pipeline
 from emvfm.extraction.config import EmbedConfig
 from emvfm.extraction.pipeline import embed_dataset, identity_of, open_embeddings
@@ -276,6 +276,37 @@ def test_an_image_that_is_not_the_manifests_is_refused(
         embed_dataset(dataset, vit, make_config(), workspace)
     path.write_bytes(kept)
     _check(embed_dataset(dataset, vit, make_config(), workspace), dataset, vit, make_config())
+
+
+def test_a_mask_that_is_not_the_manifests_gives_no_foreground(
+    vit: Backbone, make_dataset: MakeDataset, make_config: MakeConfig, workspace: Workspace
+) -> None:
+    dataset = make_dataset("data", [(32, 32)] * 3)
+    path, other = (dataset.root / f"masks/s00{i}.png" for i in (1, 2))
+    kept = path.read_bytes()
+    shutil.copyfile(other, path)
+    with pytest.raises(CorruptError, match=r"s001\.png.*mask is not the one the manifest names"):
+        embed_dataset(dataset, vit, make_config(), workspace)
+    path.write_bytes(kept)
+    found = embed_dataset(dataset, vit, make_config(), workspace)
+    assert found.foreground(1).mean() == pytest.approx((np.asarray(Image.open(path)) > 0).mean())
+
+
+def test_a_dataset_without_masks_has_no_foreground(
+    vit: Backbone, make_dataset: MakeDataset, make_config: MakeConfig, workspace: Workspace
+) -> None:
+    dataset = make_dataset("data", [(32, 32)] * 2, masks=False)
+    found = embed_dataset(dataset, vit, make_config(), workspace)
+    _check(found, dataset, vit, make_config())
+    with pytest.raises(MissingError, match="no mask"):
+        found.foreground(0)
+
+
+def test_nothing_to_embed_is_said(
+    vit: Backbone, make_dataset: MakeDataset, make_config: MakeConfig, workspace: Workspace
+) -> None:
+    with pytest.raises(UsageError, match="no images to embed"):
+        embed_dataset(make_dataset("data", [(32, 32)]).split("gap"), vit, make_config(), workspace)
 
 
 def test_a_batch_that_is_too_large_for_the_memory_is_halved(
