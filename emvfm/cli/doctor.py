@@ -59,7 +59,8 @@ def _torch_pair() -> Check:
         torch = importlib.import_module("torch")
         torchvision = importlib.import_module("torchvision")
     except (ImportError, RuntimeError, OSError) as error:
-        return Check("torch and torchvision", "broken", str(error).splitlines()[0], mend)
+        found = (str(error).splitlines() or [type(error).__name__])[0]
+        return Check("torch and torchvision", "broken", found, mend)
     return Check("torch and torchvision", "ok", f"{torch.__version__} with {torchvision.__version__}")
 
 
