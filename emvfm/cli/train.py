@@ -24,12 +24,18 @@ def register(app: typer.Typer) -> None:
 
         run = train_run(config, call.workspace, force=force, console=call.console)
         metrics, facts = run.metrics["train"], run.provenance
+        if metrics["val_slices"]:
+            judged = (
+                f"validation IoU {metrics['best_val_iou']:.3f} at step {metrics['best_step']} "
+                f"(on {metrics['val_slices']} slices that also chose the step: not a test score)"
+            )
+        else:
+            judged = "no validation slices: the last step is kept"
         text = (
             f"[bold]{run.path.name}[/]\n"
             f"{facts['backbone']}, {facts['adaptation']}; {metrics['train_slices']} training slices, "
             f"{metrics['steps']} steps in {metrics['seconds']:.0f} s\n"
-            f"validation IoU {metrics['best_val_iou']:.3f} at step {metrics['best_step']} "
-            f"(on {metrics['val_slices']} slices that also chose the step: not a test score)\n"
+            f"{judged}\n"
             f"next: emvfm eval {run.path.name} --data {config.data[0].split(':')[0]}"
         )
         call.result({"run": run.path.name, "folder": str(run.path), **facts, "metrics": metrics}, text)

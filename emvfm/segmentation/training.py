@@ -80,6 +80,10 @@ class _Validation:
     layers: tuple[int, ...]
     embeddings: Sequence[Embeddings]
 
+    def __len__(self) -> int:
+        """Return the number of validation slices."""
+        return sum(map(len, self.embeddings))
+
     def __call__(self, head: nn.Module) -> float:
         from emvfm.datasets.masks import read_mask
 
@@ -153,7 +157,7 @@ def _loop(
     validate: _Validation,
     console: Console | None,
 ) -> None:
-    """Train to the last step; keeps the best head (and adapter) by validation IoU."""
+    """Train to the last step; keeps the best head (and adapter) by validation IoU, without slices the last."""
     assert config.steps is not None
     assert config.batch is not None
     loss_of = build_loss(config.loss)
@@ -183,12 +187,12 @@ def _loop(
             state.step += 1
             state.seconds += time.perf_counter() - start
             if state.step % config.evaluate_every == 0 or state.step == config.steps:
-                iou = validate(state.head)
+                iou = validate(state.head) if len(validate) else None
                 row = {"step": state.step, "train_loss": float(np.mean(state.losses)), "val_iou": iou}
                 state.history.append({**row, "seconds": round(state.seconds, 1)})
                 state.losses.clear()
-                if iou > state.best_iou:
-                    state.best_iou, state.best_step = iou, state.step
+                if (state.step == config.steps) if iou is None else iou > state.best_iou:
+                    state.best_iou, state.best_step = iou or 0.0, state.step
                     _keep(run, state.head, validate.backbone, config)
                 state.save(checkpoint)
                 run.write_history(state.history)
@@ -216,9 +220,8 @@ def _open(config: TrainConfig, workspace: Workspace, force: bool) -> list[Datase
     datasets = [open_dataset(workspace, name) for name in config.data]
     for dataset in datasets:
         require_passed(dataset, force=force)
-        for split in ("train", "val"):
-            if len(dataset.split(split).annotated()) == 0:
-                raise UsageError(f"no annotated slices in the {split} split", where=dataset.name)
+        if len(dataset.split("train").annotated()) == 0:
+            raise UsageError("no annotated slices in the train split", where=dataset.name)
     return datasets
 
 
@@ -321,11 +324,11 @@ def _train(
     run.update_metrics(
         "train",
         {
-            "best_val_iou": state.best_iou,
+            "best_val_iou": state.best_iou if len(validate) else None,
             "best_step": state.best_step,
             "steps": config.steps,
             "train_slices": sum(batches.n_per_source),
-            "val_slices": sum(len(v) for v in validate.embeddings),
+            "val_slices": len(validate),
             "seconds": round(state.seconds, 2),
             "extraction_seconds": round(extraction_seconds, 2),
             "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),

@@ -143,6 +143,7 @@ def _train_all(
         init=backbone.init,
         steps=options.frozen_steps,
         evaluate_every=50,
+        views=1,
         warmup=20,
         crop=_CROP,
         seed=options.seed,

@@ -42,6 +42,7 @@ _FAST: dict[str, Any] = {
     "lora_rank": 2,
     "warmup": 1,
     "evaluate_every": 3,
+    "views": 1,
     "warm_start": False,
 }
 
