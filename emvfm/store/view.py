@@ -42,6 +42,7 @@ def write_table(store: EmbeddingStore, dataset: Dataset, foreground: Callable[[S
     path = _table_path(store, dataset)
     if (path / "zarr.json").is_file():
         return
+    zarr.open_group(path.parent, mode="a")  # so that a walk through the store finds the tables
     try:
         with atomic_folder(path, replace=path.exists()) as folder:
             _fill_table(folder, store.rows(), dataset, foreground)
