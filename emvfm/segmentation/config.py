@@ -35,7 +35,7 @@ class TrainConfig(LoraOptions, BackboneOptions):
         Literal["plain", "balanced"], Doc("plain: every slice alike; balanced: every dataset alike.")
     ] = "plain"
     steps: Annotated[
-        int | None, Gt(0), Doc("Optimiser steps; without it 800 for a frozen backbone, 300 for LoRA.")
+        int | None, Gt(0), Doc("Optimiser steps; without it 600 for a frozen backbone, 200 for LoRA.")
     ] = None
     batch: Annotated[int | None, Gt(0), Doc("Crops a step; without it 4 frozen, 2 for LoRA.")] = None
     crop: Annotated[int, Gt(0), Doc("Side of a training crop in pixels of the model's input.")] = 448

@@ -54,7 +54,7 @@ __all__ = ["train"]
 
 def resolved(config: TrainConfig) -> TrainConfig:
     """Return `config` with the defaults that depend on the adaptation filled in."""
-    steps, batch = (300, 2) if config.lora else (800, 4)
+    steps, batch = (200, 2) if config.lora else (600, 4)
     if not config.data:
         raise UsageError("no data to train on", where="--data", expected="the name of a dataset")
     if config.adapter is not None:
