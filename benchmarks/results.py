@@ -253,9 +253,11 @@ def _folds_section(page: Document, study: Study, runs: dict[str, str]) -> None:
         found = [Counts(i["tp"], i["fp"], i["fn"], i["tn"]) for i in cell["images"]]
         total = sum(found, Counts())
         sections = f"{samples[0].z}–{samples[-1].z}"
-        share = (total.tp + total.fn) / (total.tp + total.fp + total.fn + total.tn)
-        table.append([sections, len(load_dataset(study.root / "datasets" / name).split("train")), len(found),
-                      f"{share:.1%}", total.iou, total.tp / (total.tp + total.fn), total.tp / (total.tp + total.fp)])  # fmt: skip
+        truth, positive = total.tp + total.fn, total.tp + total.fp
+        n_train = len(load_dataset(study.root / "datasets" / name).split("train"))
+        share = f"{truth / (positive + total.fn + total.tn):.1%}"
+        scores = [total.iou, total.tp / truth, total.tp / positive]
+        table.append([sections, n_train, len(found), share, *scores])
         counts += found
         blocks += [fold] * len(found)
     columns = ["test sections", "train", "test", "foreground", "IoU", "recall", "precision"]
@@ -277,9 +279,11 @@ def _cost_section(page: Document, rows: dict[Any, list[dict[str, Any]]]) -> None
         def mean(key: str, metrics: list[dict[str, Any]] = metrics) -> float:
             return float(np.mean([m[key] for m in metrics]))
 
-        parameters = metrics[0]["head_parameters"] + metrics[0]["adapter_parameters"]
-        table.append([TITLES[data], _adaptation(lora), metrics[0]["train_slices"], metrics[0]["steps"],
-                      f"{mean('seconds'):.0f}", f"{mean('peak_memory_mb') / 1000:.1f}", f"{parameters / 1e6:.2f}"])  # fmt: skip
+        parameters = (metrics[0]["head_parameters"] + metrics[0]["adapter_parameters"]) / 1e6
+        cost = [f"{mean('seconds'):.0f}", f"{mean('peak_memory_mb') / 1000:.1f}", f"{parameters:.2f}"]
+        table.append(
+            [TITLES[data], _adaptation(lora), metrics[0]["train_slices"], metrics[0]["steps"], *cost]
+        )
     page.table(
         [
             "trained on",
