@@ -436,6 +436,24 @@ def test_jobs_whose_datasets_overlap_both_complete(
     _check(open_embeddings(other, vit, options, workspace), other, vit, options)
 
 
+def test_an_image_that_moved_to_another_shard_is_not_written_in_both(
+    vit: Backbone,
+    make_dataset: MakeDataset,
+    make_config: MakeConfig,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, options = make_dataset("data", [(16, 16)] * 24), make_config()
+
+    def meanwhile() -> None:
+        store = EmbeddingStore(workspace.store / identity_of(vit, options).key)
+        store.allocate((1, 1), [s.image_sha256 for s in whole.samples[20:]])  # 16 to 19 lose their shard
+        embed_dataset(whole.where(lambda s: 16 <= int(s.id[1:]) < 20), vit, options, workspace)
+
+    _interrupted_by(vit, monkeypatch, meanwhile)
+    _check(embed_dataset(whole, vit, options, workspace), whole, vit, options)
+
+
 def test_what_a_dead_job_had_in_hand_is_taken_over_by_one_that_waits_for_a_part_of_it(
     vit: Backbone, make_dataset: MakeDataset, make_config: MakeConfig, workspace: Workspace
 ) -> None:
