@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from emvfm import __version__
-from emvfm.cli import backbones, data, demo, doctor, domain, embed, evaluate, train
+from emvfm.cli import backbones, data, demo, doctor, domain, embed, evaluate, store, train
 
 __all__ = ["app", "main"]
 
@@ -35,7 +35,17 @@ def _root(
     """Can a vision model carry my data, what does it see, and will one model serve several datasets?"""
 
 
-COMMANDS = (demo, data, backbones, embed, train, evaluate, domain, doctor)  # in the order of the help page
+COMMANDS = (
+    demo,
+    data,
+    backbones,
+    embed,
+    store,
+    train,
+    evaluate,
+    domain,
+    doctor,
+)  # in the order of the help page
 for module in COMMANDS:
     module.register(app)
 

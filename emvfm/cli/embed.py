@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
         ],
     ) -> None:
         """Compute the patch embeddings of datasets into the store; what is there is not computed again."""
+        from rich.markup import escape
         from rich.table import Table
 
         from emvfm.backbones.loading import load_backbone
@@ -42,7 +43,7 @@ def register(app: typer.Typer) -> None:
             seconds = time.perf_counter() - start
             layers = ", ".join(map(str, embeddings.layers))
             table.add_row(
-                dataset.name,
+                escape(dataset.name),
                 str(len(embeddings)),
                 layers,
                 str(backbone.width),
@@ -61,4 +62,4 @@ def register(app: typer.Typer) -> None:
             )
         folder = call.workspace.store / embeddings.key
         result = {"backbone": backbone.label, "store": str(folder), "datasets": rows}
-        call.result(result, table, f"[bold]{backbone.label}[/]  {folder}")
+        call.result(result, table, f"[bold]{escape(backbone.label)}[/]  {escape(str(folder))}")

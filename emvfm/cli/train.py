@@ -20,6 +20,8 @@ def register(app: typer.Typer) -> None:
         force: Annotated[bool, typer.Option("--force", help="Train on data that the audit refused.")] = False,
     ) -> None:
         """Train a segmentation head; resumes by itself, and never trains the same thing twice."""
+        from rich.markup import escape
+
         from emvfm.segmentation.training import train as train_run
 
         run = train_run(config, call.workspace, force=force, console=call.console)
@@ -32,10 +34,10 @@ def register(app: typer.Typer) -> None:
         else:
             judged = "no validation slices: the last step is kept"
         text = (
-            f"[bold]{run.path.name}[/]\n"
-            f"{facts['backbone']}, {facts['adaptation']}; {metrics['train_slices']} training slices, "
+            f"[bold]{escape(run.path.name)}[/]\n"
+            f"{escape(facts['backbone'])}, {facts['adaptation']}; {metrics['train_slices']} training slices, "
             f"{metrics['steps']} steps in {metrics['seconds']:.0f} s\n"
             f"{judged}\n"
-            f"next: emvfm eval {run.path.name} --data {config.data[0].split(':')[0]}"
+            f"next: emvfm eval {escape(run.path.name)} --data {config.data[0].split(':')[0]}"
         )
         call.result({"run": run.path.name, "folder": str(run.path), **facts, "metrics": metrics}, text)

@@ -175,7 +175,7 @@ class Embeddings:
             raise CorruptError(
                 f"damaged store: row {row.row} is not there",
                 where=where,
-                todo="run `emvfm store verify --repair`",
+                todo="run `emvfm store verify --repair` and `emvfm embed`",
             )
         return values
 
