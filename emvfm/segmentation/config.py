@@ -47,6 +47,9 @@ class TrainConfig(LoraOptions, BackboneOptions):
     warm_start: Annotated[
         bool, Doc("Begin LoRA with the head trained on the frozen backbone (arXiv 2202.10054).")
     ] = True
+    head_steps: Annotated[int, Gt(0), Doc("Steps of that head; its other options are those given here.")] = (
+        600
+    )
     seed: int = 0
 
 

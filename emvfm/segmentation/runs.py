@@ -90,7 +90,7 @@ def run_identity(config: TrainConfig, datasets: Sequence[Dataset], store_key: st
     """Return the digest of all that decides the trained weights: options, rows of the data, backbone."""
     unused = set(_IRRELEVANT)
     if not config.lora:  # then nothing of LoRA matters, and one frozen run serves as the start of several
-        unused |= {field.name for field in fields(LoraOptions)} | {"lora_lr", "warm_start"}
+        unused |= {field.name for field in fields(LoraOptions)} | {"lora_lr", "warm_start", "head_steps"}
     options = {key: value for key, value in to_dict(config).items() if key not in unused}
     return digest(
         {"options": options, "data": [d.split("train", "val").digest for d in datasets],

@@ -296,7 +296,7 @@ def _train(
     adapter: list[tuple[str, nn.Parameter]] = []
     if config.lora:
         if config.warm_start:
-            frozen = replace(config, lora=False, steps=None, batch=None)
+            frozen = replace(config, lora=False, steps=config.head_steps, batch=None)
             warm = train(frozen, workspace, force=force, console=console)
             load_head(head, warm.checkpoints / "best.safetensors")
         inject_lora(backbone, config, seed=config.seed)

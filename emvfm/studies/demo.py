@@ -144,7 +144,7 @@ def _train_all(
         steps=options.frozen_steps,
         evaluate_every=50,
         views=1,
-        warmup=20,
+        warmup=10,
         crop=_CROP,
         seed=options.seed,
     )
@@ -152,7 +152,8 @@ def _train_all(
         train(replace(base, data=data), workspace, console=console)
         for data in ((NAMES[0],), (NAMES[1],), NAMES)
     ]
-    adapted = replace(base, data=NAMES, lora=True, steps=options.lora_steps, evaluate_every=15, warmup=5)
+    steps = {"steps": options.lora_steps, "head_steps": options.frozen_steps}  # the head is the run before
+    adapted = replace(base, data=NAMES, lora=True, **steps)
     return [*runs, train(adapted, workspace, console=console)]
 
 

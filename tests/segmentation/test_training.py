@@ -477,12 +477,9 @@ def test_the_adapter_drops_out_while_it_learns_and_never_while_it_is_judged(
     assert not any(judged)
 
 
-def test_a_warm_start_begins_with_the_head_of_the_frozen_run(
-    workspace, elsewhere, fast, monkeypatch, at_batch
-) -> None:
-    resolved = training.resolved
-    monkeypatch.setattr(training, "resolved", lambda c: resolved(replace(c, steps=c.steps or 5)))
-    config = fast(lora=True, warm_start=True, steps=1, evaluate_every=1, lr=1e-12, lora_lr=1e-12)
+def test_a_warm_start_begins_with_the_head_of_the_frozen_run(workspace, elsewhere, fast, at_batch) -> None:
+    rates = {"lr": 1e-12, "lora_lr": 1e-12}
+    config = fast(lora=True, warm_start=True, steps=1, head_steps=5, evaluate_every=1, **rates)
     run = train(config, workspace)
     assert {p.name.split("-")[2] for p in workspace.runs.glob("*")} == {"frozen", "lora"}
     (frozen,) = workspace.runs.glob("*-frozen-*")
@@ -490,7 +487,7 @@ def test_a_warm_start_begins_with_the_head_of_the_frozen_run(
     for name, tensor in load_file(run.checkpoints / "best.safetensors").items():
         torch.testing.assert_close(tensor, head[name], atol=1e-6, rtol=0)
     other = elsewhere()
-    train(replace(config, lora=False, steps=None, batch=None), other)
+    train(replace(config, lora=False, steps=5, batch=None), other)
     _assert_same(train(config, other), run)  # whether the frozen run was there or is made on the way
     at_batch(_interrupt, 3)
     third = elsewhere()
