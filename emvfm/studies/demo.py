@@ -152,8 +152,13 @@ def _train_all(
         train(replace(base, data=data), workspace, console=console)
         for data in ((NAMES[0],), (NAMES[1],), NAMES)
     ]
-    steps = {"steps": options.lora_steps, "head_steps": options.frozen_steps}  # the head is the run before
-    adapted = replace(base, data=NAMES, lora=True, **steps)
+    adapted = replace(
+        base,
+        data=NAMES,
+        lora=True,
+        steps=options.lora_steps,
+        head_steps=options.frozen_steps,  # so the head it begins with is that of the run before
+    )
     return [*runs, train(adapted, workspace, console=console)]
 
 
