@@ -116,13 +116,13 @@ def register(app: typer.Typer) -> None:
         for column in ("pair", "n", "Fréchet distance", "permuted, 95 %", "ratio to halves", "p"):
             table.add_column(column)
         for r in results:
-            interval = "" if r.low is None else f" [{r.low:.1f}, {r.high:.1f}]"
-            bound = f"{sorted(r.null)[int(0.95 * len(r.null))]:.1f}"
+            interval = "" if r.low is None else f" [{r.low:.4g}, {r.high:.4g}]"
+            bound = f"{sorted(r.null)[int(0.95 * len(r.null))]:.4g}"
             ratio = "—" if r.ratio is None else f"{r.ratio:.1f}"
             table.add_row(
                 escape(" × ".join(r.names)),
                 " + ".join(map(str, r.n)),
-                escape(f"{r.value:.1f}{interval}"),
+                escape(f"{r.value:.4g}{interval}"),
                 bound,
                 ratio,
                 f"{r.p_value:.3g}",

@@ -228,6 +228,7 @@ class Embeddings:
             raise UsageError("not a way of pooling", got=pool, expected="mean, cls or mean+cls")
         if not -len(self.layers) <= layer < len(self.layers):
             raise UsageError("no such layer position", got=layer, expected=f"below {len(self.layers)}")
-        return np.stack(
-            [np.concatenate([self._column(n, i)[layer] for n in names[pool]]) for i in range(len(self))]
-        ).astype(np.float32)
+        vectors = np.empty((len(self), len(names[pool]) * self.width), np.float32)
+        for i, vector in enumerate(vectors):
+            np.concatenate([self._column(name, i)[layer] for name in names[pool]], out=vector)
+        return vectors

@@ -95,7 +95,7 @@ def test_text_says_the_numbers_the_verdict_and_the_folder(fd: Callable[..., Resu
     (found,) = record["results"]
     assert "a × b" in result.stdout
     assert "12 + 12" in result.stdout
-    assert f"{found['value']:.1f} [{found['low']:.1f}, {found['high']:.1f}]" in result.stdout
+    assert f"{found['value']:.4g} [{found['low']:.4g}, {found['high']:.4g}]" in result.stdout
     unfolded = "".join(result.stdout.split())
     for part in (found["verdict"], record["folder"], record["backbone"]):
         assert "".join(part.split()) in unfolded
