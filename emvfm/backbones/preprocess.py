@@ -240,6 +240,7 @@ class Preprocess:
         CorruptError
             Values that are not finite.
         """
+        _check(image)
         planes, window = _channels(self.view(image))
         size = (image.shape[0], image.shape[1])
         scaled = self.scaled(size)
