@@ -50,7 +50,7 @@ def write_images(folder: Path, n: int, side: int, seed: int = 0) -> Dataset:
             image=path.name, mask=None, image_sha256=sha256_file(path), mask_sha256=None,
             height=side, width=side, pixel_size_nm=None,
         ))  # fmt: skip
-    return Dataset(root=folder, meta={"name": "noise"}, samples=tuple(samples))
+    return Dataset("noise", folder, tuple(samples), {})
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def start_up(page: Document) -> None:
         subprocess.run([sys.executable, "-m", "emvfm", "--help"], check=True, capture_output=True)
         seconds.append(time.perf_counter() - start)
     probe = (
-        "import sys; from emvfm.cli.app import main\ntry:\n main(['--help'])\nexcept SystemExit: pass\n"
+        "import sys; sys.argv = ['emvfm', '--help']; from emvfm.cli.app import main\ntry:\n main()\nexcept SystemExit: pass\n"
         "heavy = [m for m in ('torch', 'timm', 'open_clip', 'peft', 'zarr', 'sklearn', 'scipy', 'matplotlib', 'numpy')"
         " if m in sys.modules]\nprint('heavy:', ', '.join(heavy) or 'none', file=sys.stderr)"
     )
