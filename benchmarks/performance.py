@@ -71,7 +71,8 @@ def start_up(page: Document) -> None:
         subprocess.run([sys.executable, "-m", "emvfm", "--help"], check=True, capture_output=True)
         seconds.append(time.perf_counter() - start)
     probe = (
-        "import sys; sys.argv = ['emvfm', '--help']; from emvfm.cli.app import main\ntry:\n main()\nexcept SystemExit: pass\n"
+        "import sys; sys.argv = ['emvfm', '--help']; from emvfm.cli.app import main\n"
+        "try:\n main()\nexcept SystemExit: pass\n"
         "heavy = [m for m in ('torch', 'timm', 'open_clip', 'peft', 'zarr', 'sklearn', 'scipy', 'matplotlib', 'numpy')"
         " if m in sys.modules]\nprint('heavy:', ', '.join(heavy) or 'none', file=sys.stderr)"
     )
