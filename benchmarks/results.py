@@ -159,7 +159,7 @@ def _data_section(page: Document, study: Study, refusal: str) -> None:
         rows.append([name, *sizes, dataset.digest[:12], audit["sentence"]])
     page.table(["dataset", "train", "val", "test", "gap", "digest", "audit"], rows)
     page.text("What `emvfm data compose` answers to the text-sorted pairing (exit code 4):")
-    page.code([refusal.splitlines()[-1]], "text")
+    page.code([refusal.splitlines()[-1].replace(str(study.root), "WORKSPACE")], "text")
 
 
 def _matrix_section(
