@@ -20,6 +20,8 @@ def register(app: typer.Typer) -> None:
             Path | None,
             typer.Option(help="Weight file of a ViT-S/14; without it the usual places, else untrained."),
         ] = None,
+        frozen_steps: Annotated[int, typer.Option(min=1, help="Training steps of each head.")] = 200,
+        lora_steps: Annotated[int, typer.Option(min=1, help="Training steps with LoRA.")] = 60,
     ) -> None:
         """See the main job from end to end on synthetic EM: two domains, four models, one answer."""
         from rich.table import Table
@@ -27,7 +29,7 @@ def register(app: typer.Typer) -> None:
         from emvfm.studies.demo import NAMES, DemoOptions, run_demo
 
         call.console.print("[dim]loading torch[/]")
-        options = DemoOptions(weights=weights, seed=call.seed)
+        options = DemoOptions(weights, frozen_steps, lora_steps, call.seed)
         result = run_demo(options, call.workspace, say=call.console.print, console=call.console)
         table = Table(
             box=None, padding=(0, 2, 0, 0), title="foreground IoU on test slices", title_justify="left"
