@@ -1,4 +1,4 @@
-"""Reading microscopy images: PNG, JPEG and TIFF, decoded by content and never trusted.
+"""Reading microscopy images: PNG, JPEG, TIFF and slices of volumes, decoded by content and never trusted.
 
 An image keeps its native type. Three equal channels collapse to one, because EM is often stored as
 RGB. Whatever is empty, cut off, too large or not what its name says is a `CorruptError` naming the file.
@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from emvfm.datasets.scales import side_of_pixel, tiff_spacing
 from emvfm.datasets.tiff import Planes, open_tiff
+from emvfm.datasets.volumes import Volume, open_volume, volume_format
 from emvfm.errors import CorruptError, MissingError
 from emvfm.workspace import write_bytes
 
@@ -22,12 +24,16 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "image_size",
+    "is_volume",
     "list_images",
+    "native_pixels",
     "natural_key",
     "open_raster",
     "page_count",
+    "pixel_size_nm",
     "read_image",
     "read_page",
+    "read_plane",
     "read_raster",
     "sniff_format",
     "write_image",
@@ -138,27 +144,52 @@ def read_raster(path: Path) -> np.ndarray:
     return open_raster(path, decode)
 
 
-def page_count(path: Path) -> int:
-    """Return how many images a file holds: 1 for PNG and JPEG, the number of planes for a TIFF."""
+def is_volume(path: Path) -> bool:
+    """Tell whether a path names a volume (HDF5, Zarr, N5), perhaps with a name inside it after a colon."""
+    if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():  # spares most images the closer look
+        return False
+    return volume_format(path) is not None
+
+
+def pixel_size_nm(path: Path) -> float | None:
+    """Return the side of a pixel in nm as a TIFF or a volume states it, None where it is unknown.
+
+    Raises
+    ------
+    RefusedError
+        The pixels are not square.
+    """
     path = Path(path)
+    if is_volume(path):
+        return open_volume(path, lambda volume: volume.pixel_size_nm)
+    if sniff_format(path) != "TIFF":
+        return None
+    return side_of_pixel(open_tiff(path, lambda planes: tiff_spacing(planes.keyframe.parent)), path)
+
+
+def page_count(path: Path) -> int:
+    """Return how many images a file holds: 1 for PNG and JPEG, the number of planes for a TIFF or volume."""
+    path = Path(path)
+    if is_volume(path):
+        return open_volume(path, lambda volume: volume.count)
     return open_tiff(path, lambda planes: planes.count) if sniff_format(path) == "TIFF" else 1
 
 
-def _tiff_plane(planes: Planes, page: int | None) -> np.ndarray:
+def _plane(planes: Planes | Volume, page: int | None) -> np.ndarray:
     _check_size(planes.path, planes.height, planes.width)
     if page is None and planes.count != 1:
         raise CorruptError(
             "a stack where a single image is expected",
             where=planes.path,
             got=f"{planes.count} pages",
-            todo="compose it: `emvfm data compose NAME --images STACK.tif --masks MASKS.tif`",
+            todo="compose it: `emvfm data compose NAME --images STACK --masks MASKS`",
         )
     if not 0 <= (page or 0) < planes.count:
         raise CorruptError("no such page", where=planes.path, got=page, expected=f"0 to {planes.count - 1}")
     return planes.read(page or 0)
 
 
-def _native(path: Path, values: np.ndarray) -> np.ndarray:
+def native_pixels(path: Path, values: np.ndarray) -> np.ndarray:
     """Return uint8, uint16 or float32 pixels, with equal channels collapsed."""
     import numpy as np
 
@@ -178,12 +209,19 @@ def _native(path: Path, values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values)
 
 
+def read_plane(path: Path, page: int | None) -> np.ndarray:
+    """Read page `page` of a file as `read_page` does, but in the type the file has."""
+    path = Path(path)
+    if is_volume(path):
+        return open_volume(path, lambda volume: _plane(volume, page))
+    if sniff_format(path) == "TIFF":
+        return open_tiff(path, lambda planes: _plane(planes, page))
+    return read_raster(path)
+
+
 def read_page(path: Path, page: int | None) -> np.ndarray:
     """Read page `page` of a file as `read_image` does; None means the file must hold one image."""
-    path = Path(path)
-    if sniff_format(path) == "TIFF":
-        return _native(path, open_tiff(path, lambda planes: _tiff_plane(planes, page)))
-    return _native(path, read_raster(path))
+    return native_pixels(Path(path), read_plane(path, page))
 
 
 def read_image(path: Path) -> np.ndarray:

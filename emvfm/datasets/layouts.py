@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from emvfm.datasets.images import list_images, page_count
+from emvfm.datasets.images import is_volume, list_images, page_count, pixel_size_nm
+from emvfm.datasets.scales import agree
 from emvfm.datasets.sources import SOURCES, Source
+from emvfm.datasets.volumes import open_volume, split_inner
 from emvfm.errors import CorruptError, MissingError, RefusedError, UsageError
 from emvfm.workspace import read_json
 
-__all__ = ["Entry", "Layout", "Part", "detect_layout", "layout_of_pair"]
+__all__ = ["Entry", "Layout", "Part", "detect_layout", "layout_of_pair", "stated_pixel_size"]
 
 _IMAGE_NAMES = ("images", "image", "imgs", "img", "raw")
 _MASK_NAMES = ("masks", "mask", "labels", "label", "mitochondria")
@@ -18,14 +20,22 @@ _MASK_NAMES = ("masks", "mask", "labels", "label", "mitochondria")
 
 @dataclass(frozen=True)
 class Entry:
-    """One image or mask: a file, or a page of a TIFF stack."""
+    """One image or mask: a file, a page of a TIFF stack, or a slice of a volume.
+
+    The path of a slice has the name inside the volume after a colon; `name` and `stem` leave it out.
+    """
 
     path: Path
     page: int | None = None
 
     @property
     def name(self) -> str:
-        return self.path.name if self.page is None else f"{self.path.name}#{self.page}"
+        return self.path.name if self.page is None else f"{split_inner(self.path)[0].name}#{self.page}"
+
+    @property
+    def stem(self) -> str:
+        """The name of the file without its ending."""
+        return split_inner(self.path)[0].stem
 
     @property
     def location(self) -> str:
@@ -57,7 +67,10 @@ class Layout:
 
 
 def _entries(path: Path) -> tuple[Entry, ...]:
-    """Return the images of a folder, with stacks expanded to their pages, or the pages of one file."""
+    """Return the images of a folder, with stacks expanded to their pages, or the slices of one file."""
+    if is_volume(path):
+        name, count = open_volume(path, lambda volume: (Path(volume.name), volume.count))
+        return tuple(Entry(name, page) for page in range(count))
     if not path.exists():
         raise MissingError("no such folder or file", where=path)
     files = [path] if path.is_file() else list_images(path)
@@ -196,10 +209,14 @@ def detect_layout(folder: Path) -> Layout:
     )
 
 
-def layout_of_pair(images: Path, masks: Path | None, domain: str | None = None) -> Layout:
-    """Return the layout of a folder (or TIFF stack) of images and one of masks.
+def _is_stack(path: Path) -> bool:
+    return path.is_file() or is_volume(path)
 
-    Two stacks of equal length pair page by page.
+
+def layout_of_pair(images: Path, masks: Path | None, domain: str | None = None) -> Layout:
+    """Return the layout of a folder (or TIFF stack, or volume) of images and one of masks.
+
+    Two stacks of equal length pair page by page. The pixel size is left unknown; see `stated_pixel_size`.
 
     Raises
     ------
@@ -208,7 +225,28 @@ def layout_of_pair(images: Path, masks: Path | None, domain: str | None = None) 
     """
     left = _entries(images)
     right = _entries(masks) if masks is not None else ()
-    if masks is not None and images.is_file() != masks.is_file():
+    if masks is not None and _is_stack(images) != _is_stack(masks):
         raise UsageError("a stack goes with a stack and a folder with a folder", got=f"{images}, {masks}")
-    tag = domain or _tag(images.parent if images.is_dir() and images.name.lower() in _IMAGE_NAMES else images)
-    return Layout("stack" if images.is_file() else "folders", tag, (Part("stack", left, right),))
+    outer = split_inner(images)[0]
+    tag = domain or _tag(outer.parent if outer.is_dir() and outer.name.lower() in _IMAGE_NAMES else outer)
+    return Layout("stack" if _is_stack(images) else "folders", tag, (Part("stack", left, right),))
+
+
+def stated_pixel_size(images: Path, masks: Path | None) -> float | None:
+    """Return the pixel size in nm that a stack of images states, else its masks; None for folders.
+
+    Raises
+    ------
+    RefusedError
+        Images and masks state different sizes, or pixels that are not square.
+    """
+    sizes = [pixel_size_nm(path) for path in (images, masks) if path is not None and _is_stack(path)]
+    stated = [size for size in sizes if size is not None]
+    if len(stated) == 2 and not agree(*stated):
+        raise RefusedError(
+            "images and masks state different pixel sizes",
+            where=images,
+            got=f"{stated[0]:g} nm, {stated[1]:g} nm in {masks}",
+            todo="check that they belong together, or give --pixel-size",
+        )
+    return stated[0] if stated else None

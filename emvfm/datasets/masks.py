@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emvfm.datasets.images import open_raster, read_page, sniff_format
+from emvfm.datasets.images import is_volume, native_pixels, open_raster, read_plane, sniff_format
 from emvfm.errors import CorruptError
 
 if TYPE_CHECKING:
@@ -204,11 +204,32 @@ def _mask_from_palette(image: Any, where: object) -> np.ndarray:
     )
 
 
+def _wide_labels(values: np.ndarray, where: object) -> np.ndarray | None:
+    """Return the foreground of a slice of labels of 32 or 64 bits, None if `values` are none.
+
+    No grey mask is that wide, so that any number above zero is a label, whichever occur in this slice.
+    """
+    import numpy as np
+
+    if values.ndim != 2 or values.dtype.kind not in "iu" or values.dtype.itemsize < 4:
+        return None
+    if values.shape[1] > 1 and (values[:, 1:] == values[:, :-1]).mean() < _LABEL_SMOOTHNESS:
+        return None
+    low, top = int(values.min()), int(values.max())
+    if low < 0:
+        raise CorruptError("negative mask values", where=where, got=low, expected="0 for background")
+    if top == np.iinfo(np.uint64).max:  # CREMI's clefts: all that is none
+        raise CorruptError(
+            "which value is background is not clear", where=where, got=top, expected="0 for background"
+        )
+    return values > 0
+
+
 def read_mask(path: Path, page: int | None = None) -> np.ndarray:
     """Read a mask as foreground.
 
     Reads 1-bit, 0/1, 0/255, 0/65535, antialiased grey, JPEG, labels (all above 0), palettes, RGB and
-    RGBA (mask in the colours or in alpha), and page `page` of a TIFF stack.
+    RGBA (mask in the colours or in alpha), and page `page` of a TIFF stack or a volume.
 
     Returns
     -------
@@ -225,8 +246,12 @@ def read_mask(path: Path, page: int | None = None) -> np.ndarray:
     import numpy as np
 
     path = Path(path)
-    if sniff_format(path) == "TIFF":
-        values = read_page(path, page)
+    if is_volume(path) or sniff_format(path) == "TIFF":
+        plane = read_plane(path, page)
+        labels = _wide_labels(plane, path)
+        if labels is not None:
+            return labels
+        values = native_pixels(path, plane)
         return mask_from_colours(values, path) if values.ndim == 3 else mask_from_values(values, path)
 
     def decode(image: Any) -> np.ndarray:

@@ -19,8 +19,10 @@ class ComposeOptions:
 
     __pydantic_config__ = FORBID_EXTRA
 
-    images: Annotated[Path | None, Doc("Folder of images, or a TIFF stack (with --masks).")] = None
-    masks: Annotated[Path | None, Doc("Folder of masks, or a TIFF stack of masks.")] = None
+    images: Annotated[
+        Path | None, Doc("Folder of images, or a stack: TIFF, HDF5, Zarr, N5 (FILE.h5:/name).")
+    ] = None
+    masks: Annotated[Path | None, Doc("Folder of masks, or a stack of masks or labels.")] = None
     pairs: Annotated[Path | None, Doc("CSV with the columns image,mask instead of pairing by names.")] = None
     pairing: Annotated[str, Doc("numbers; or wrong on purpose: text-sorted, shift:K, scramble:P.")] = (
         "numbers"
@@ -36,7 +38,7 @@ class ComposeOptions:
     test: Annotated[float | None, Ge(0), Lt(1), Doc("Fraction for the test; 0.2, or 0.15 if random.")] = None
     gap: Annotated[int, Ge(0), Doc("Slices left out between two splits.")] = 1
     pixel_size: Annotated[
-        float | None, Gt(0), Doc("Side of a pixel in nm, where the source is not known.")
+        float | None, Gt(0), Doc("Side of a pixel in nm, where neither the source nor the file tells.")
     ] = None
     domain: Annotated[
         tuple[str, ...],

@@ -11,7 +11,7 @@ from typing import Any
 
 from emvfm.datasets.catalog import list_datasets, resolve_reference
 from emvfm.datasets.fetch import downloaded_folder
-from emvfm.datasets.layouts import Entry, Layout, Part, detect_layout, layout_of_pair
+from emvfm.datasets.layouts import Entry, Layout, Part, detect_layout, layout_of_pair, stated_pixel_size
 from emvfm.datasets.manifest import Dataset, load_dataset
 from emvfm.datasets.options import ComposeOptions
 from emvfm.datasets.pairing import Pairing, check_rule, pair, pair_as_listed, read_pairs
@@ -69,7 +69,7 @@ def _draft_part(part: Part, pairing: Pairing, domain: str, pixel_size: float | N
         image = images[row.image]
         volume, z = part.name, row.key[-1] if row.key else None
         if image.page is not None:
-            volume, z = f"{part.name}-{image.path.stem}", image.page
+            volume, z = f"{part.name}-{image.stem}", image.page
         elif len(row.key) > 1:
             volume = "-".join([part.name, *map(str, row.key[:-1])])
         mask = None if row.mask is None else masks[row.mask]
@@ -229,7 +229,7 @@ def _find(source: str, workspace: Workspace) -> Dataset | Layout:
     if path.is_dir():
         return detect_layout(path.absolute())
     if path.is_file():
-        raise UsageError("a file is no source", where=path, todo="use --images STACK.tif --masks MASKS.tif")
+        raise UsageError("a file is no source", where=path, todo="use --images STACK --masks MASKS")
     raise MissingError(
         "no such source",
         where=source,
@@ -243,7 +243,11 @@ def plan_sources(
 ) -> tuple[list[Draft], list[dict[str, Any]]]:
     found = [_find(str(source), workspace) for source in sources]
     if options.images is not None:
-        found.append(layout_of_pair(options.images.absolute(), options.masks and options.masks.absolute()))
+        images, masks = options.images.absolute(), options.masks and options.masks.absolute()
+        layout = layout_of_pair(images, masks)
+        if options.pixel_size is None:
+            layout = replace(layout, pixel_size_nm=stated_pixel_size(images, masks))
+        found.append(layout)
     elif options.masks is not None:
         raise UsageError("--masks goes with --images")
     if not found:

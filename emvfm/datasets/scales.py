@@ -17,6 +17,7 @@ from emvfm.errors import RefusedError
 __all__ = [
     "UNKNOWN",
     "Spacing",
+    "agree",
     "nanometres",
     "ome_scale",
     "side_of_pixel",
