@@ -43,6 +43,13 @@ class BackboneOptions:
         tuple[int, ...] | None, Doc("Block, 0-based, repeatable; without it four evenly spaced.")
     ] = None
     input_size: Annotated[str, Doc("native, the long edge in pixels, or x<scale> such as x0.5.")] = "native"
+    pixel_size: Annotated[
+        str | None, Doc("Physical size of a pixel of the input, such as 5nm, instead of --input-size.")
+    ] = None
+    tile: Annotated[
+        int, Ge(0), Doc("Larger images go through in tiles of this many pixels a side; 0: never.")
+    ] = 1024
+    tile_overlap: Annotated[int, Ge(0), Doc("Pixels that neighbouring tiles share at the least.")] = 128
     precision: _Precision = "auto"
     device: _Device = "auto"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,10 +22,20 @@ if TYPE_CHECKING:
     from emvfm.backbones.options import BackboneOptions
     from emvfm.backbones.registry import BackboneSpec
 
-__all__ = ["Prepared", "Preprocess", "intensity_window", "scaled_size", "token_centres", "valid_fraction"]
+__all__ = [
+    "Floats",
+    "Prepared",
+    "Preprocess",
+    "at_pixel_size",
+    "intensity_window",
+    "scaled_size",
+    "token_centres",
+    "valid_fraction",
+]
 
 #: Percentiles of an image that become black and white, where its type does not say what they are.
 WINDOW = (0.1, 99.9)
+WINDOW_PIXELS = 2**24
 
 Floats = NDArray[np.float32]
 
@@ -68,7 +78,8 @@ def scaled_size(size: tuple[int, int], input_size: str) -> tuple[int, int]:
     size
         Height and width in pixels.
     input_size
-        ``"native"``, the long edge in pixels (``"518"``), or a factor (``"x0.5"``).
+        ``"native"``, the long edge in pixels (``"518"``), or a factor (``"x0.5"``). A physical size
+        (``"5nm"``) must have become a factor (`at_pixel_size`).
 
     Raises
     ------
@@ -118,18 +129,61 @@ def token_centres(
     return np.stack(np.broadcast_arrays(rows[:, None], columns[None, :]), axis=-1)
 
 
+def window_step(size: tuple[int, int]) -> int:
+    """Return every how many rows and columns of an image of `size` count for its intensity window."""
+    return math.ceil(math.sqrt(size[0] * size[1] / WINDOW_PIXELS))
+
+
+def fixed_window(dtype: np.dtype) -> tuple[float, float] | None:
+    """Return the intensities that become 0 and 1 for 8-bit and boolean images, None for others."""
+    return {np.dtype(np.uint8): (0.0, 255.0), np.dtype(np.bool_): (0.0, 1.0)}.get(dtype)
+
+
 def intensity_window(image: np.ndarray) -> tuple[float, float]:
     """Return the intensities that become 0 and 1.
 
     8-bit and boolean images have a fixed range. In others (16-bit, float) the range in use says more
-    than the type: the 0.1 and 99.9 percentiles over all pixels and channels.
+    than the type: the 0.1 and 99.9 percentiles over all channels and pixels, or, of an image of more
+    than 16 million pixels, over every k-th row and column.
     """
-    if image.dtype == np.uint8:
-        return 0.0, 255.0
-    if image.dtype == np.bool_:
-        return 0.0, 1.0
-    low, high = np.percentile(image, WINDOW)
+    if (fixed := fixed_window(image.dtype)) is not None:
+        return fixed
+    step = window_step((image.shape[0], image.shape[1]))
+    low, high = np.percentile(image[::step, ::step], WINDOW)
     return float(low), float(high)
+
+
+def physical_size(text: str) -> float:
+    """Return the side of a pixel in nm that ``"5nm"``, ``"0.01um"`` or ``"8"`` (nm) stands for.
+
+    Raises
+    ------
+    UsageError
+        It stands for none.
+    """
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+) ?(nm|um|µm)?", text)
+    value = float(match.group(1)) * (1 if match.group(2) in (None, "nm") else 1000) if match else 0.0
+    if not 0 < value < 1e9:
+        raise UsageError("not a pixel size", where="pixel_size", got=repr(text), expected="such as 5nm")
+    return value
+
+
+def at_pixel_size(input_size: str, pixel_size_nm: float | None) -> str:
+    """Return `input_size`, a physical one (``"5nm"``) as the factor for an image of pixels of this size.
+
+    Raises
+    ------
+    UsageError
+        The pixel size of the image matters and is not known.
+    """
+    if not input_size.endswith("nm"):
+        return input_size
+    if pixel_size_nm is None:
+        raise UsageError(
+            "the pixel size of an image is not known",
+            todo="compose the dataset with --pixel-size NM, or leave out --pixel-size here",
+        )
+    return f"x{pixel_size_nm / float(input_size[:-2])!r}"
 
 
 def _check(image: np.ndarray) -> None:
@@ -143,29 +197,43 @@ def _check(image: np.ndarray) -> None:
         raise CorruptError("the image has values that are not finite", expected="finite intensities")
 
 
-def _channels(image: np.ndarray) -> tuple[Floats, tuple[float, float]]:
-    """Return ``(1 or 3, H, W)`` float32 in [0, 1] and the intensity window; a constant image is 0."""
-    _check(image)
-    low, high = intensity_window(image)
+def unit_planes(image: np.ndarray, window: tuple[float, float]) -> Floats:
+    """Return ``(1 or 3, H, W)`` float32 in [0, 1], where `window` became 0 and 1; an empty window gives 0."""
+    low, high = window
     planes = image[None] if image.ndim == 2 else np.moveaxis(image, -1, 0)
     if high <= low:
-        return np.zeros(planes.shape, np.float32), (low, high)
+        return np.zeros(planes.shape, np.float32)
     scaled = (planes.astype(np.float32) - np.float32(low)) / np.float32(high - low)
-    return np.clip(scaled, 0, 1, out=scaled), (low, high)
+    return np.clip(scaled, 0, 1, out=scaled)
 
 
-def _resize(planes: Floats, size: tuple[int, int]) -> Floats:
-    """Resize each plane by antialiased bicubic interpolation, kept in [0, 1]."""
+def resize_planes(planes: Floats, size: tuple[int, int], rows: tuple[float, float] | None = None) -> Floats:
+    """Resize ``(C, H, W)`` by antialiased bicubic interpolation to `size`, kept in [0, 1].
+
+    Parameters
+    ----------
+    rows
+        Resize only what lies between these rows; those outside still count for interpolation.
+    """
     from PIL import Image
 
     if planes.shape[1:] == size:
         return planes
     height, width = size
+    box = None if rows is None else (0, rows[0], planes.shape[2], rows[1])
     resized = [
-        np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC))
+        np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC, box))
         for plane in np.ascontiguousarray(planes)
     ]
     return np.clip(np.stack(resized), 0, 1)
+
+
+def pad_to(planes: Floats, size: tuple[int, ...]) -> Floats:
+    """Pad ``(C, H, W)`` at the bottom and right by reflection; what is missing is less than what is there."""
+    missing = [new - old for new, old in zip(size, planes.shape[1:], strict=True)]
+    return (
+        np.pad(planes, [(0, 0), (0, missing[0]), (0, missing[1])], mode="reflect") if any(missing) else planes
+    )
 
 
 @dataclass(frozen=True)
@@ -177,12 +245,42 @@ class Preprocess:
     std: tuple[float, float, float]
     input_size: str = "native"
     view: View = PLAIN
+    tile: int = 0
+    overlap: int = 0
 
     @classmethod
     def for_backbone(cls, spec: BackboneSpec, options: BackboneOptions, view: View = PLAIN) -> Preprocess:
-        """Return the preprocessing of `spec` with the input size of `options`."""
-        scaled_size((512, 512), options.input_size)  # a bad value fails here, not at the first image
-        return cls(spec.patch, spec.mean, spec.std, options.input_size, view)
+        """Return the preprocessing of `spec` with the input size and tiles of `options`.
+
+        Raises
+        ------
+        UsageError
+            An option is none; both an input size and a pixel size are given.
+        """
+        input_size = options.input_size
+        if options.pixel_size is not None:
+            if input_size != "native":
+                raise UsageError("give an input size or a pixel size, not both", got=input_size)
+            input_size = f"{physical_size(options.pixel_size):g}nm"
+        else:
+            scaled_size((512, 512), input_size)  # a bad value fails here, not at the first image
+        tile, overlap = (-(-side // spec.patch) for side in (options.tile, options.tile_overlap))
+        if tile and overlap >= tile:
+            raise UsageError(
+                "tiles overlap as much as they are wide",
+                where="tile_overlap",
+                got=f"{options.tile_overlap} px",
+                expected=f"less than {options.tile} px",
+            )
+        return cls(spec.patch, spec.mean, spec.std, input_size, view, tile, overlap if tile else 0)
+
+    def at(self, pixel_size_nm: float | None) -> Preprocess:
+        """Return the preprocessing of an image whose pixels have this size; see `at_pixel_size`."""
+        return replace(self, input_size=at_pixel_size(self.input_size, pixel_size_nm))
+
+    def tiled(self, size: tuple[int, int]) -> bool:
+        """Return whether an image of native `size` is too large for one pass."""
+        return bool(self.tile) and max(self.grid(size)) > self.tile
 
     def scaled(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return height and width in the model's input, before padding, of an image of native `size`."""
@@ -196,8 +294,11 @@ class Preprocess:
     def identity(self) -> dict[str, Any]:
         """Return all that decides the pixels, as plain JSON values."""
         return {
-            "version": 1,
-            "intensity": {"uint8": "/255", "other": f"percentiles {WINDOW[0]}-{WINDOW[1]} of the image"},
+            "version": 2,
+            "intensity": {
+                "uint8": "/255",
+                "other": f"percentiles {WINDOW[0]}-{WINDOW[1]} of about {WINDOW_PIXELS} pixels at the most",
+            },
             "channels": "grey x3",
             "input_size": self.input_size,
             "resize": "bicubic antialiased",
@@ -205,10 +306,12 @@ class Preprocess:
             "std": list(self.std),
             "patch": self.patch,
             "pad": "reflect right bottom",
+            "tile": {"patches": self.tile, "overlap": self.overlap, "blend": "linear"} if self.tile else None,
             **({} if self.view == PLAIN else {"view": self.view.identity()}),
         }
 
-    def _normalised(self, planes: Floats) -> Floats:
+    def standardise(self, planes: Floats) -> Floats:
+        """Return ``(3, H, W)`` float32: planes in [0, 1], less the mean, over the deviation."""
         mean = np.asarray(self.mean, np.float32)[:, None, None]
         std = np.asarray(self.std, np.float32)[:, None, None]
         return (planes - mean) / std  # one grey plane becomes three here, by broadcasting
@@ -223,7 +326,8 @@ class Preprocess:
         CorruptError
             Values that are not finite.
         """
-        return self._normalised(_channels(image)[0])
+        _check(image)
+        return self.standardise(unit_planes(image, intensity_window(image)))
 
     def prepare(self, image: np.ndarray) -> Prepared:
         """Return the normalised, resized and padded image with its validity.
@@ -241,7 +345,8 @@ class Preprocess:
             Values that are not finite.
         """
         _check(image)
-        planes, window = _channels(self.view(image))
+        window = intensity_window(image)
+        planes = unit_planes(self.view(image), window)
         size = (image.shape[0], image.shape[1])
         scaled = self.scaled(size)
         if min(scaled) < self.patch:
@@ -251,7 +356,7 @@ class Preprocess:
                 expected=f"at least {self.patch} px a side",
                 todo="enlarge it with --input-size or leave it out",
             )
-        # A side holds at least one patch and lacks less than one, so a reflection always suffices.
-        missing = [-side % self.patch for side in scaled]
-        padded = np.pad(_resize(planes, scaled), [(0, 0), (0, missing[0]), (0, missing[1])], mode="reflect")
-        return Prepared(self._normalised(padded), valid_fraction(scaled, self.patch), size, scaled, window)
+        padded = pad_to(
+            resize_planes(planes, scaled), tuple(-(-side // self.patch) * self.patch for side in scaled)
+        )
+        return Prepared(self.standardise(padded), valid_fraction(scaled, self.patch), size, scaled, window)

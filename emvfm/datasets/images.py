@@ -42,8 +42,8 @@ __all__ = [
 #: File endings that are read, with the format that must be inside.
 IMAGE_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
 
-#: Largest accepted image in px (11 585 squared); larger ones are whole slides or decompression bombs.
-MAX_PIXELS = 2**27
+#: Largest accepted image in px (23 170 squared); larger ones are whole slides or decompression bombs.
+MAX_PIXELS = 2**29
 
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),

@@ -7,7 +7,10 @@ off is an error, and only the file itself is read.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,9 +20,9 @@ from emvfm.errors import CorruptError
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Planes", "open_tiff"]
+__all__ = ["TIFF_DAMAGE", "Planes", "open_tiff", "single_page"]
 
-_MIN_IS_WHITE, _PALETTE = 0, 3
+_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE = 0, 1, 2, 3
 
 T = TypeVar("T")
 
@@ -120,33 +123,66 @@ def _planes(path: Path, file: Any) -> Planes:
     return Planes(path, count, height, width, first.keyframe, pages, offset, file.filehandle)
 
 
-def open_tiff(path: Path, use: Callable[[Planes], T]) -> T:
-    """Open a TIFF and return ``use(planes)``; whatever fails on a damaged file becomes a `CorruptError`.
+#: What tifffile and its codecs raise on damaged files.
+TIFF_DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
-    Several pages of one size are one stack; reduced copies (pyramids, thumbnails) are left out.
-    """
-    import struct
-    import zlib
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a TIFF; what fails on a damaged file while it is open becomes a `CorruptError`."""
     import tifffile
 
     try:
         # A multi-file OME-TIFF names other files; only this one is meant.
         with tifffile.TiffFile(path, _multifile=False) as file:
-            return use(_planes(path, file))
+            yield file
     except CorruptError:
         raise
-    except (
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        LookupError,
-        MemoryError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-        struct.error,
-        zlib.error,
-    ) as error:  # all of these come from tifffile and its codecs on damaged files
+    except TIFF_DAMAGE as error:
         raise CorruptError("damaged TIFF", where=path, got=str(error) or type(error).__name__) from None
+
+
+def open_tiff(path: Path, use: Callable[[Planes], T]) -> T:
+    """Open a TIFF and return ``use(planes)``; whatever fails on a damaged file becomes a `CorruptError`.
+
+    Several pages of one size are one stack; reduced copies (pyramids, thumbnails) are left out.
+    """
+    with _opened(path) as file:
+        return use(_planes(path, file))
+
+
+def single_page(path: Path) -> Callable[[], Any] | None:
+    """Return what opens the only page of a TIFF as ``(file, page)``, None if it can't be read in parts.
+
+    In parts can be read: one plane of grey or RGB as it is displayed, whose strips or tiles all lie in
+    the file.
+    """
+
+    def simple(planes: Planes) -> bool:
+        if len(planes.pages) != 1 or planes.count != 1:
+            return False
+        page = planes.pages[0].keyframe
+        planes._check_segments(page)
+        plain = page.photometric in (_MIN_IS_BLACK, _RGB) and page.dtype is not None
+        shape = (planes.height, planes.width, *((3,) if page.photometric == _RGB else ()))
+        return plain and page.shape == shape and page.dtype.kind in "buif"
+
+    def reopen() -> Any:
+        import tifffile
+
+        file = tifffile.TiffFile(path, _multifile=False)
+        return file, next(p for s in file.series if not s.keyframe.is_reduced for p in s.pages)
+
+    return reopen if open_tiff(path, simple) else None

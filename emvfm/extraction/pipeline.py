@@ -1,32 +1,44 @@
-"""Dataset and backbone to store: reading, computing and writing overlap, and nothing is computed twice."""
+"""Dataset and backbone to store: reading, computing and writing overlap, and nothing is computed twice.
+
+Images are read in threads of their own ahead of the forward pass, and written in another one behind it.
+What is in memory is a few images, or a row of tiles of one that is too large for a pass.
+"""
 
 from __future__ import annotations
 
-import gc
+import os
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from emvfm.backbones.backbone import Backbone
+from emvfm.backbones.canvas import Canvas
 from emvfm.backbones.options import BackboneOptions
-from emvfm.backbones.preprocess import Prepared, Preprocess
+from emvfm.backbones.preprocess import Prepared, Preprocess, intensity_window, valid_fraction
 from emvfm.backbones.views import PLAIN, View
 from emvfm.datasets.images import read_image
 from emvfm.datasets.manifest import Dataset, Sample
 from emvfm.datasets.masks import read_mask
+from emvfm.datasets.rows import ArrayRows, open_rows
 from emvfm.errors import CorruptError, EmvfmError, UsageError
 from emvfm.extraction.config import EmbedConfig
 from emvfm.extraction.foreground import patch_foreground
+from emvfm.extraction.forward import Forward, Outputs
+from emvfm.extraction.tiling import stitch
 from emvfm.provenance import sha256_file
 from emvfm.store.identity import EmbeddingIdentity
 from emvfm.store.layout import Grid
-from emvfm.store.store import EmbeddingStore, ShardData
-from emvfm.store.view import Embeddings, write_table
+from emvfm.store.store import EmbeddingStore
+from emvfm.store.view import Embeddings, image_key, write_table
+from emvfm.store.writing import ImageWriter
 from emvfm.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -34,12 +46,10 @@ if TYPE_CHECKING:
 
 __all__ = ["embed_dataset", "identity_of", "open_embeddings"]
 
-_READ_AHEAD = 3  # images decoded before they are needed; decoding is far cheaper than a forward pass
+_READ_AHEAD = 3  # images decoded before they are needed, on top of a batch
+_WRITE_BEHIND = 2  # batches, or bands of a large image, that wait to be written
 
 _MOST_ROUNDS = 9  # a round goes by when another job takes images out of a shard that waits, or dies
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def identity_of(backbone: Backbone, options: BackboneOptions, view: View = PLAIN) -> EmbeddingIdentity:
@@ -62,84 +72,244 @@ def _require_manifests(path: Path, what: str, sha256: str | None) -> None:
         )
 
 
-def _read(dataset: Dataset, sample: Sample, preprocess: Preprocess) -> Prepared:
-    path = dataset.image_path(sample)
+def _named(error: EmvfmError, path: Path) -> EmvfmError:
+    """Return the error with the file's name: preprocessing sees only pixels."""
+    return error if str(path) in str(error) else type(error)(str(error), where=path)
+
+
+def _read(path: Path, sample: Sample, preprocess: Preprocess) -> Prepared:
     _require_manifests(path, "image", sample.image_sha256)
     try:
         return preprocess.prepare(read_image(path))
-    except EmvfmError as error:  # name the file: the preprocessing sees only pixels
-        raise type(error)(str(error), where=None if str(path) in str(error) else path) from None
+    except EmvfmError as error:
+        raise _named(error, path) from None
 
 
-def _ahead(items: Iterable[T], function: Callable[[T], R], pool: ThreadPoolExecutor) -> Iterator[R]:
-    """Yield ``function(item)`` in order, a few computed in advance in other threads."""
-    pending: deque[Future[R]] = deque()
-    for item in items:
-        pending.append(pool.submit(function, item))
-        if len(pending) > _READ_AHEAD:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+class _Progress:
+    """A bar with images/s, tokens/s and the time left."""
+
+    def __init__(self, console: Console | None, title: str, images: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console or Console(quiet=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task(title, total=images, rate="")
+        self._tokens, self._start = 0, time.perf_counter()
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self, images: int, tokens: int) -> None:
+        """Count what was computed."""
+        self._tokens += tokens
+        seconds = time.perf_counter() - self._start
+        done = self._bar.tasks[0].completed + images
+        rate = f"{done / seconds:.2f} images/s, {self._tokens / seconds:,.0f} tokens/s"
+        self._bar.update(self._task, advance=images, rate=rate)
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "out of memory" in str(error).lower()
+@dataclass(frozen=True)
+class _Reading:
+    """An image on its way: who will write it, and its pixels to come; None for a large one."""
+
+    writer: ImageWriter
+    sample: Sample
+    prepared: Future[Prepared] | None
 
 
-class _Forward:
-    """The forward pass of a batch, with a batch size that shrinks for good when memory ends."""
+@dataclass
+class _Batch:
+    """Images of one shard that go through the model together."""
 
-    def __init__(self, backbone: Backbone, layers: tuple[int, ...], batch_size: int | None) -> None:
-        self.backbone, self.layers = backbone, layers
-        self.batch_size = batch_size or (1 if backbone.device.type == "cpu" else 8)
+    pixels: list[np.ndarray] = field(default_factory=list)
+    valid: list[np.ndarray] = field(default_factory=list)
 
-    def __call__(self, pixels: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Return patches ``(n, L, h, w, D)`` and cls ``(n, L, D)``, float32."""
-        patches, cls, done = [], [], 0
-        while done < len(pixels):
-            batch = torch.from_numpy(np.stack(pixels[done : done + self.batch_size]))
+
+class _Extraction:
+    """Reads, computes and writes the images of claimed shards, in the order in which they come."""
+
+    def __init__(
+        self, dataset: Dataset, preprocess: Preprocess, forward: Forward, advance: Callable[[int, int], None]
+    ) -> None:
+        self._dataset, self._preprocess, self._forward, self._advance = dataset, preprocess, forward, advance
+        self._reading: deque[_Reading] = deque()
+        self._writing: deque[Future[None]] = deque()
+        self._batch = _Batch()
+        self._open: list[ImageWriter] = []
+        self._closing = ExitStack()
+        threads = min(8, max(2, os.cpu_count() or 1))
+        self._readers = self._closing.enter_context(ThreadPoolExecutor(threads, "read"))
+        self._pen = self._closing.enter_context(ThreadPoolExecutor(1, "write"))
+
+    def __enter__(self) -> _Extraction:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for reading in self._reading:
+            if reading.prepared is not None:
+                reading.prepared.cancel()
+        for written in self._writing:
+            written.cancel()
+        self._closing.close()
+        for writer in self._open:
+            writer.abort()
+
+    def add(self, writer: ImageWriter, samples: Sequence[Sample]) -> None:
+        """Start reading the images of a shard; those before them are computed meanwhile."""
+        self._open.append(writer)
+        for sample in samples:
+            preprocess = self._preprocess.at(sample.pixel_size_nm)
+            prepared = None
+            if not preprocess.tiled((sample.height, sample.width)):
+                path = self._dataset.image_path(sample)
+                prepared = self._readers.submit(_read, path, sample, preprocess)
+            self._reading.append(_Reading(writer, sample, prepared))
+            while len(self._reading) >= _READ_AHEAD + self._forward.batch_size:
+                self._compute_next()
+
+    def drain(self) -> None:
+        """Finish all that was added."""
+        while self._reading:
+            self._compute_next()
+        while self._writing:
+            self._writing.popleft().result()
+
+    def _compute_next(self) -> None:
+        reading = self._reading.popleft()
+        writer = reading.writer
+        last = not self._reading or self._reading[0].writer is not writer
+        if reading.prepared is None:
+            self._large(writer, reading.sample)
+        else:
+            prepared = reading.prepared.result()
+            self._batch.pixels.append(prepared.pixels)
+            self._batch.valid.append(prepared.valid)
+        if self._batch.pixels and (last or len(self._batch.pixels) >= self._forward.batch_size):
+            batch, self._batch, done = self._batch, _Batch(), 0
+            for outputs in self._forward(batch.pixels, batch.valid):
+                valid = batch.valid[done : done + len(outputs.cls)]
+                done += len(valid)
+                self._write(_add, writer, outputs, valid)
+                self._advance(len(valid), sum(v.size for v in valid))
+        if last:
+            self._write(self._publish, writer)
+
+    def _publish(self, writer: ImageWriter) -> None:
+        writer.publish()
+        self._open.remove(writer)
+
+    def _write(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Have `function` called by the thread that writes, once those before it are done."""
+        self._writing.append(self._pen.submit(function, *arguments))
+        while len(self._writing) > _WRITE_BEHIND or (self._writing and self._writing[0].done()):
+            self._writing.popleft().result()
+
+    def _large(self, writer: ImageWriter, sample: Sample) -> None:
+        """Compute an image in tiles: a row of them is in memory, and the rows before it are being written."""
+        path = self._dataset.image_path(sample)
+        _require_manifests(path, "image", sample.image_sha256)
+        preprocess = self._preprocess.at(sample.pixel_size_nm)
+        with ExitStack() as opened:
             try:
-                with torch.inference_mode():
-                    tokens = self.backbone.tokens(batch, self.layers)
-                    patches.append(tokens.patches.cpu().numpy())
-                    cls.append(tokens.cls.cpu().numpy())
-            except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error) or self.batch_size == 1:
-                    raise
-                self.batch_size = max(1, self.batch_size // 2)
-                gc.collect()
-                if self.backbone.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                continue
-            done += len(batch)
-        return np.concatenate(patches), np.concatenate(cls)
+                if preprocess.view == PLAIN:
+                    canvas = Canvas(opened.enter_context(open_rows(path)), preprocess)
+                else:
+                    image = read_image(path)
+                    shown = replace(preprocess, view=PLAIN)
+                    canvas = Canvas(ArrayRows(preprocess.view(image)), shown, intensity_window(image))
+            except EmvfmError as error:
+                raise _named(error, path) from None
+            summary = _Summary(valid_fraction(canvas.scaled, preprocess.patch))
+            tiles = self._tiles(canvas, preprocess, summary, path)
+            for rows in stitch(canvas.grid, preprocess.tile, preprocess.overlap, tiles):
+                summary.add(rows)
+                self._write(writer.add_rows, rows)
+                self._advance(0, rows.shape[1] * rows.shape[2])
+            self._write(writer.end_image, summary.cls, summary.mean, summary.valid)
+            self._advance(1, 0)
+
+    def _tiles(
+        self, canvas: Canvas, preprocess: Preprocess, summary: _Summary, path: Path
+    ) -> Callable[[int, Sequence[int]], Iterator[np.ndarray]]:
+        patch, (h, w) = preprocess.patch, canvas.grid
+        height, width = min(preprocess.tile, h), min(preprocess.tile, w)
+
+        def compute(top: int, lefts: Sequence[int]) -> Iterator[np.ndarray]:
+            try:
+                band = canvas.band(top, top + height)
+            except EmvfmError as error:
+                raise _named(error, path) from None
+            valid = summary.valid[top : top + height]
+            size = self._forward.batch_size
+            for first in range(0, len(lefts), size):
+                part = lefts[first : first + size]
+                pixels = [
+                    canvas.standardise(band[:, :, left * patch : (left + width) * patch]) for left in part
+                ]
+                for outputs in self._forward(
+                    pixels, [valid[:, left : left + width] for left in part], torch.float32
+                ):
+                    patches, cls, _ = outputs.numpy()
+                    summary.tiles.extend(cls)
+                    yield from patches
+
+        return compute
 
 
-def _progress(console: Console | None) -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _add(writer: ImageWriter, outputs: Outputs, valid: Sequence[np.ndarray]) -> None:
+    for image in zip(*outputs.numpy(), valid, strict=True):
+        writer.add(*image)
 
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=console or Console(quiet=True),
-        transient=True,
-    )
+
+@dataclass
+class _Summary:
+    """What is known of a large image only at its end: the mean of its patches and of its tiles' class tokens."""
+
+    valid: np.ndarray
+    tiles: list[np.ndarray] = field(default_factory=list)
+    _sum: np.ndarray | float = 0.0
+    _rows: int = 0
+
+    def add(self, rows: np.ndarray) -> None:
+        weights = self.valid[self._rows : self._rows + rows.shape[1]].reshape(-1)
+        self._sum = self._sum + weights.astype(np.float64) @ rows.reshape(len(rows), len(weights), -1)
+        self._rows += rows.shape[1]
+
+    @property
+    def cls(self) -> np.ndarray:
+        return np.mean(self.tiles, axis=0)
+
+    @property
+    def mean(self) -> np.ndarray:
+        return np.asarray(self._sum / self.valid.sum(dtype=np.float64), np.float32)
 
 
 def _missing(
     store: EmbeddingStore, dataset: Dataset, preprocess: Preprocess
 ) -> dict[Grid, dict[str, Sample]]:
-    """Return the samples whose image is not in the store, by patch grid and SHA-256."""
+    """Return the samples whose image is not in the store, by patch grid and name of the image."""
     have = store.rows()
     missing: dict[Grid, dict[str, Sample]] = {}
     for sample in dataset.samples:
-        if sample.image_sha256 not in have:
-            grid = preprocess.grid((sample.height, sample.width))
-            missing.setdefault(grid, {})[sample.image_sha256] = sample
+        key = image_key(sample, preprocess.input_size)
+        if key not in have:
+            try:
+                grid = preprocess.at(sample.pixel_size_nm).grid((sample.height, sample.width))
+            except UsageError as error:
+                raise _named(error, dataset.image_path(sample)) from None
+            missing.setdefault(grid, {})[key] = sample
     return missing
 
 
@@ -154,37 +324,22 @@ def _embed_missing(
     missing = _missing(store, dataset, preprocess)
     if not missing:
         return
-    samples = {sha: sample for group in missing.values() for sha, sample in group.items()}
-    forward = _Forward(backbone, store.identity.layers, batch_size)
-    with (
-        ThreadPoolExecutor(2, "read") as readers,
-        _progress(console) as progress,
-    ):
-        task = progress.add_task(f"embedding {dataset.name}", total=len(samples), rate="")
+    samples = {key: sample for group in missing.values() for key, sample in group.items()}
+    forward = Forward(backbone, store.identity.layers, store.identity.dtype, batch_size)
+    with _Progress(console, f"embedding {dataset.name}", len(samples)) as progress:
         for _ in range(_MOST_ROUNDS):
-            shards = [shard for grid, group in missing.items() for shard in store.allocate(grid, list(group))]
-            for shard in store.claim(shards):
-                if not samples.keys() >= set(shard.images):
-                    continue  # the job that had it died; the next round takes over what is ours in it
-                parts: list[tuple[np.ndarray, np.ndarray]] = []
-                valid: list[np.ndarray] = []
-                waiting: list[np.ndarray] = []
-                for prepared in _ahead(
-                    shard.images, lambda sha: _read(dataset, samples[sha], preprocess), readers
-                ):
-                    valid.append(prepared.valid)
-                    waiting.append(prepared.pixels)
-                    if len(waiting) == forward.batch_size or len(valid) == len(shard.images):
-                        parts.append(forward(waiting))
-                        progress.advance(task, len(waiting))
-                        speed = progress.tasks[0].speed
-                        tokens = valid[0].size * (speed or 0)
-                        progress.update(
-                            task, rate=f"{speed:.2f} images/s, {tokens:,.0f} tokens/s" if speed else ""
-                        )
-                        waiting = []
-                patches, cls = (np.concatenate(part) for part in zip(*parts, strict=True))
-                store.write(shard, ShardData(patches, cls, np.stack(valid)))
+            with _Extraction(dataset, preprocess, forward, progress.advance) as extraction:
+                shards = [
+                    shard for grid, group in missing.items() for shard in store.allocate(grid, list(group))
+                ]
+                for writer in store.claim(shards):
+                    if writer is None:
+                        extraction.drain()  # else two jobs could wait for each other
+                    elif samples.keys() >= set(writer.shard.images):
+                        extraction.add(writer, [samples[key] for key in writer.shard.images])
+                    else:  # the job that had it died; the next round takes over what is ours in it
+                        writer.abort()
+                extraction.drain()
             missing = _missing(store, dataset, preprocess)
             if not missing:
                 return
@@ -227,7 +382,7 @@ def embed_dataset(
         path = dataset.mask_path(sample)
         assert path is not None
         _require_manifests(path, "mask", sample.mask_sha256)
-        return patch_foreground(read_mask(path), preprocess)
+        return patch_foreground(read_mask(path), preprocess.at(sample.pixel_size_nm))
 
     write_table(store, dataset, foreground)
     return Embeddings(store, dataset)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from emvfm.backbones.backbone import Backbone
-from emvfm.backbones.preprocess import Preprocess
+from emvfm.backbones.preprocess import Preprocess, at_pixel_size
 from emvfm.backbones.views import PLAIN, View
 from emvfm.datasets.images import read_image
 from emvfm.datasets.manifest import Dataset, Sample
@@ -97,7 +97,8 @@ class TokenCrops:
         key, shown = (source, i, view), self.sources[source][view]
         if key not in self._targets:
             mask = self.views[view](_mask(shown.dataset, shown.samples[i]))
-            self._targets[key] = target_of(mask, shown.grid(i), self.patch, shown.input_size)
+            size = at_pixel_size(shown.input_size, shown.samples[i].pixel_size_nm)
+            self._targets[key] = target_of(mask, shown.grid(i), self.patch, size)
         if self._tokens is None:
             return shown.patches(i), self._targets[key]
         if key not in self._tokens:
@@ -141,12 +142,13 @@ class ImageCrops:
 
     def _read(self, dataset: Dataset, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         """Return grey levels ``(H, W)`` or ``(H, W, 3)`` float32 in [0, 1] at input size, and the target."""
-        prepared = self.preprocess.prepare(read_image(dataset.image_path(sample)))
+        preprocess = self.preprocess.at(sample.pixel_size_nm)
+        prepared = preprocess.prepare(read_image(dataset.image_path(sample)))
         channels = torch.from_numpy(prepared.pixels) * self._std + self._mean
         grey = channels.clamp_(0, 1).movedim(0, -1).numpy()
         if np.array_equal(grey[..., 0], grey[..., 1]) or np.ptp(grey, axis=-1).max() < 1e-4:
             grey = grey[..., 0]
-        p, size = self.preprocess.patch, self.preprocess.input_size
+        p, size = preprocess.patch, preprocess.input_size
         return np.ascontiguousarray(grey), target_of(_mask(dataset, sample), prepared.grid, p, size)
 
     def batch(self, picks: Sequence[Pick], rng: np.random.Generator) -> tuple[Tensor, Tensor]:

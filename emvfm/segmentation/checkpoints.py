@@ -69,26 +69,31 @@ class Segmenter:
     def preprocess(self) -> Preprocess:
         return Preprocess.for_backbone(self.backbone.spec, self.config)
 
-    def probability(self, patches: np.ndarray, size: tuple[int, int]) -> NDArray[np.float32]:
+    def probability(
+        self, patches: np.ndarray, size: tuple[int, int], pixel_size_nm: float | None = None
+    ) -> NDArray[np.float32]:
         """Return ``(H, W)`` float32 foreground probability at the native `size`.
 
         Parameters
         ----------
         patches
             ``(L, h, w, D)`` tokens of the run's layers.
+        pixel_size_nm
+            Of the image; matters only to a run at a physical pixel size.
         """
+        input_size = self.preprocess.at(pixel_size_nm).input_size
         tokens = torch.from_numpy(as_map(patches))[None].to(self.backbone.device)
         with torch.inference_mode():
-            logits = native_logits(self.head, tokens, self.backbone.patch, size, self.config.input_size)
+            logits = native_logits(self.head, tokens, self.backbone.patch, size, input_size)
             return logits.softmax(dim=1)[0, 1].cpu().numpy()
 
-    def predict(self, image: np.ndarray) -> NDArray[np.float32]:
+    def predict(self, image: np.ndarray, pixel_size_nm: float | None = None) -> NDArray[np.float32]:
         """Return ``(H, W)`` float32 foreground probability of one image ``(H, W)`` or ``(H, W, 3)``."""
-        prepared = self.preprocess.prepare(image)
+        prepared = self.preprocess.at(pixel_size_nm).prepare(image)
         with torch.inference_mode():
             layers = self.backbone.choose_layers(self.config.layers)
             tokens = self.backbone.tokens(torch.from_numpy(prepared.pixels)[None], layers)
-        return self.probability(tokens.patches[0].cpu().numpy(), prepared.size)
+        return self.probability(tokens.patches[0].cpu().numpy(), prepared.size, pixel_size_nm)
 
 
 def load_run(folder: Path, workspace: Workspace) -> Segmenter:

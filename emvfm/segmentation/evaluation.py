@@ -116,7 +116,9 @@ def _score(segmenter: Segmenter, embeddings: Embeddings, test: str, config: Eval
     samples = embeddings.samples
     counts = []
     for i, sample in enumerate(samples):
-        probability = segmenter.probability(embeddings.patches(i), (sample.height, sample.width))
+        probability = segmenter.probability(
+            embeddings.patches(i), (sample.height, sample.width), sample.pixel_size_nm
+        )
         counts.append(count(probability > 0.5, _mask(embeddings.dataset, sample)))
     sources = dict.fromkeys(s.domain for s in samples)
     members = {name: [i for i, s in enumerate(samples) if s.domain == name] for name in sources}
@@ -145,7 +147,9 @@ def _examples(segmenter: Segmenter, embeddings: Embeddings, cell: Cell) -> list[
     panels = []
     for name, i in chosen.items():
         sample = embeddings.samples[i]
-        probability = segmenter.probability(embeddings.patches(int(i)), (sample.height, sample.width))
+        probability = segmenter.probability(
+            embeddings.patches(int(i)), (sample.height, sample.width), sample.pixel_size_nm
+        )
         title = f"{name}: {sample.id}, IoU {cell.images[i].counts.iou:.2f}"
         image = read_image(embeddings.dataset.image_path(sample))
         panels.append((image, _mask(embeddings.dataset, sample), probability > 0.5, title))

@@ -98,9 +98,8 @@ class _Validation:
                     assert path is not None
                     tokens = self._tokens(source, i)
                     size = (sample.height, sample.width)
-                    logits = native_logits(
-                        head, tokens, self.preprocess.patch, size, self.preprocess.input_size
-                    )[0]
+                    input_size = self.preprocess.at(sample.pixel_size_nm).input_size
+                    logits = native_logits(head, tokens, self.preprocess.patch, size, input_size)[0]
                     counts.append(count((logits[1] > logits[0]).cpu().numpy(), read_mask(path)))
         head.train()
         self.backbone.module.train(adapting)
@@ -110,8 +109,10 @@ class _Validation:
         if not self.config.lora:
             maps = as_map(source.patches(i))
         else:
-            image = read_image(source.dataset.image_path(source.samples[i]))
-            pixels = torch.from_numpy(self.preprocess.prepare(image).pixels)[None]
+            sample = source.samples[i]
+            preprocess = self.preprocess.at(sample.pixel_size_nm)
+            prepared = preprocess.prepare(read_image(source.dataset.image_path(sample)))
+            pixels = torch.from_numpy(prepared.pixels)[None]
             patches = self.backbone.tokens(pixels, self.layers).patches[0]
             maps = as_map(patches.cpu().numpy())
         return torch.from_numpy(maps)[None].to(self.backbone.device)

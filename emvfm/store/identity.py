@@ -16,7 +16,7 @@ from emvfm.provenance import digest
 __all__ = ["SCHEMA", "EmbeddingIdentity"]
 
 #: Raised whenever the meaning of stored numbers changes, so that old stores are never misread.
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)

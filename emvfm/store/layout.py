@@ -5,6 +5,7 @@
     <key>/                         group; its attributes tell what is in it and how it was made
       grids/<h>x<w>/               one group a patch grid
         patches  (row, layer, y, x, channel)   chunk = one image and layer; shard = many images, one layer
+                                               (of a large image: chunk = a square, shard = a band of them)
         cls      (row, layer, channel)
         mean     (row, layer, channel)         mean of the patches, weighted by their validity
         valid    (row, y, x)                   fraction of each patch that is image, not padding
@@ -17,6 +18,7 @@ Unwritten values are NaN, never zero. Every chunk carries a CRC32C.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +29,18 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 from emvfm.errors import CorruptError
 from emvfm.store.identity import EmbeddingIdentity
 
-__all__ = ["ARRAYS", "Grid", "create_grid", "create_group", "grid_name", "parse_grid", "shard_length"]
+__all__ = ["ARRAYS", "Chunking", "Grid", "create_grid", "create_group", "grid_name", "parse_grid"]
 
 Grid = tuple[int, int]
 ARRAYS = ("patches", "cls", "mean", "valid", "image")
 
 _SHARD_BYTES = 64 * 2**20
-_MOST_IMAGES = 16  # what a killed process can lose, and what a writer holds in memory
+_MOST_IMAGES = 16  # what a killed process can lose
+_SQUARE = 32  # patches a side of a chunk of an image that is too large for one chunk
 _ABOUT = (
     "Patch embeddings of images, made by emvfm. grids/<h>x<w>/patches holds (row, layer, y, x, channel); "
-    "row r belongs to the image whose file has the SHA-256 in grids/<h>x<w>/image[r]; layer names the "
+    "row r belongs to the image whose file has the SHA-256 in grids/<h>x<w>/image[r] (followed, in a store at a "
+    "physical scale, by @ and the size of its pixels); layer names the "
     "transformer block in 'layers'; all layers went through the model's final norm. datasets/<digest> lists "
     "the samples of a dataset with their grid and row. A row whose image is '' is unused. NaN means not written."
 )
@@ -54,10 +58,52 @@ def parse_grid(name: str) -> Grid:
     return int(rows), int(columns)
 
 
-def shard_length(grid: Grid, width: int, dtype: str) -> int:
-    """Return how many images share a shard: about 64 MiB a layer, at most 16."""
-    image = grid[0] * grid[1] * width * np.dtype(dtype).itemsize
-    return int(np.clip(_SHARD_BYTES // image, 1, _MOST_IMAGES))
+@dataclass(frozen=True)
+class Chunking:
+    """How the patches of one grid are cut into chunks and shard files; it never changes once the grid is made.
+
+    Attributes
+    ----------
+    grid
+        Rows and columns of patches of an image.
+    images
+        Images a shard.
+    rows, columns
+        Patches of a chunk: the whole grid, or a square of a large image.
+    """
+
+    grid: Grid
+    images: int
+    rows: int
+    columns: int
+
+    @classmethod
+    def choose(cls, grid: Grid, width: int, dtype: str) -> Chunking:
+        """Return whole images, at most 16 and about 64 MiB a layer, or squares of an image beyond that."""
+        image = grid[0] * grid[1] * width * np.dtype(dtype).itemsize
+        if image > _SHARD_BYTES:
+            return cls(grid, 1, min(_SQUARE, grid[0]), min(_SQUARE, grid[1]))
+        return cls(grid, int(np.clip(_SHARD_BYTES // image, 1, _MOST_IMAGES)), *grid)
+
+    @property
+    def bands(self) -> int:
+        """Shard files one below the other that hold an image's layer."""
+        return -(-self.grid[0] // self.rows)
+
+    @property
+    def across(self) -> int:
+        """Chunks side by side in a shard file."""
+        return -(-self.grid[1] // self.columns)
+
+    @property
+    def places(self) -> int:
+        """Chunks of a shard file: by image, then from left to right."""
+        return self.images * self.across
+
+    @staticmethod
+    def file(shard: int, layer: int, band: int) -> str:
+        """Return the path of a shard file within the array's folder."""
+        return f"c/{shard}/{layer}/{band}/0/0"
 
 
 def create_group(path: Path, identity: EmbeddingIdentity, facts: dict[str, Any]) -> None:
@@ -88,13 +134,16 @@ def _create(group: zarr.Group, name: str, shape: tuple[int, ...], **options: Any
 
 def create_grid(group: zarr.Group, grid: Grid, n_layers: int, width: int, dtype: str) -> None:
     """Make the arrays of one patch grid, without rows; their lengths grow by whole shards."""
-    h, w = grid
-    length = shard_length(grid, width, dtype)
-    inner = group.create_group(f"grids/{grid_name(grid)}", attributes={"shard_length": length})
+    (h, w), cut = grid, Chunking.choose(grid, width, dtype)
+    length = cut.images
+    inner = group.create_group(
+        f"grids/{grid_name(grid)}", attributes={"shard_length": length, "chunk": [cut.rows, cut.columns]}
+    )
     fill: dict[str, Any] = {"fill_value": np.nan}
     _create(
-        inner, "patches", (0, n_layers, h, w, width), dtype=dtype, chunks=(1, 1, h, w, width),
-        shards=(length, 1, h, w, width), dimension_names=("row", "layer", "y", "x", "channel"), **fill,
+        inner, "patches", (0, n_layers, h, w, width), dtype=dtype, chunks=(1, 1, cut.rows, cut.columns, width),
+        shards=(length, 1, cut.rows, cut.across * cut.columns, width),
+        dimension_names=("row", "layer", "y", "x", "channel"), **fill,
     )  # fmt: skip
     for name in ("cls", "mean"):
         _create(

@@ -8,10 +8,9 @@ leaves nothing wrong behind, and its lease, a lock of the operating system, ends
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,15 @@ import numpy as np
 import zarr
 from filelock import FileLock, Timeout
 
-from emvfm.errors import CorruptError, EmvfmError, MissingError
-from emvfm.provenance import sha256_file
+from emvfm.errors import CorruptError, MissingError
 from emvfm.store.identity import EmbeddingIdentity
-from emvfm.store.layout import ARRAYS, Grid, create_grid, create_group, grid_name, parse_grid
-from emvfm.store.shard_file import read_chunk
+from emvfm.store.layout import ARRAYS, Chunking, Grid, create_grid, create_group, grid_name, parse_grid
+from emvfm.store.reading import PatchReader, Window
+from emvfm.store.shard_file import crc32c_of_file
+from emvfm.store.writing import ImageWriter, Shard
 from emvfm.workspace import atomic_folder, read_json, write_json
 
-__all__ = ["EmbeddingStore", "Row", "Shard", "ShardData"]
-
-_FLOAT16_MOST = float(np.finfo(np.float16).max)
+__all__ = ["EmbeddingStore", "Row"]
 
 
 @dataclass(frozen=True)
@@ -38,49 +36,6 @@ class Row:
 
     grid: Grid
     row: int
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A run of rows of one grid that is written as a whole; `images` are SHA-256 digests."""
-
-    grid: Grid
-    number: int
-    images: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        return f"{grid_name(self.grid)}/{self.number:06d}"
-
-
-@dataclass(frozen=True)
-class ShardData:
-    """The embeddings of a shard's images, in their order.
-
-    Attributes
-    ----------
-    patches
-        ``(n, L, h, w, D)`` float.
-    cls
-        ``(n, L, D)`` float32.
-    valid
-        ``(n, h, w)`` float32 in [0, 1].
-    """
-
-    patches: np.ndarray
-    cls: np.ndarray
-    valid: np.ndarray
-
-
-def _weighted_mean(patches: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Return ``(n, L, D)`` float32: the mean patch of each image, padding counted for nothing."""
-    weights = valid / valid.sum(axis=(1, 2), keepdims=True)
-    return np.einsum("nlyxd,nyx->nld", patches.astype(np.float32), weights.astype(np.float32))
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
 
 
 class EmbeddingStore:
@@ -104,7 +59,7 @@ class EmbeddingStore:
             raise CorruptError("the store is not what its name says", where=folder, got=self.identity.key)
         self.folder = folder
         self._finished: dict[str, dict[str, Any]] = {}
-        self._lengths: dict[Grid, int] = {}
+        self._cuts: dict[Grid, Chunking] = {}
 
     @classmethod
     def ensure(cls, root: Path, identity: EmbeddingIdentity, *, label: str, width: int) -> EmbeddingStore:
@@ -152,12 +107,12 @@ class EmbeddingStore:
         path = self._allocation_path(grid)
         return read_json(path)["shards"] if path.is_file() else []
 
-    def _length(self, grid: Grid) -> int:
-        """Return how many rows a shard of `grid` has; fixed when the grid's arrays are made."""
-        if grid not in self._lengths:
-            inner = self._group[f"grids/{grid_name(grid)}"]
-            self._lengths[grid] = int(inner.attrs["shard_length"])  # type: ignore[arg-type]
-        return self._lengths[grid]
+    def chunking(self, grid: Grid) -> Chunking:
+        """Return how the patches of `grid` are cut; fixed when the grid's arrays are made."""
+        if grid not in self._cuts:
+            facts = self._group[f"grids/{grid_name(grid)}"].attrs
+            self._cuts[grid] = Chunking(grid, int(facts["shard_length"]), *map(int, facts["chunk"]))  # type: ignore[arg-type]
+        return self._cuts[grid]
 
     def allocate(self, grid: Grid, images: Sequence[str]) -> list[Shard]:
         """Give every image of `images` a shard and return the shards that are still to be written.
@@ -179,7 +134,7 @@ class EmbeddingStore:
             known = {image for held in shards for image in held}
             fresh, length = (
                 [image for image in dict.fromkeys(images) if image not in known],
-                self._length(grid),
+                self.chunking(grid).images,
             )
             shards += [fresh[i : i + length] for i in range(0, len(fresh), length)]
             write_json(self._allocation_path(grid), {"shards": shards})
@@ -190,28 +145,39 @@ class EmbeddingStore:
         all_shards = [Shard(grid, number, tuple(held)) for number, held in enumerate(shards)]
         return [s for s in all_shards if s.name not in finished and wanted & set(s.images)]
 
-    @contextmanager
-    def lease(self, shard: Shard) -> Iterator[bool]:
-        """Hold the right to write `shard`; yields whether this process has it."""
+    def _acquire(self, shard: Shard) -> FileLock | None:
         path = self.folder / "manifest" / ".leases" / f"{shard.name.replace('/', '-')}.lock"
         path.parent.mkdir(exist_ok=True)
-        lock = FileLock(path)
+        lock = FileLock(path, thread_local=False)  # given up by the thread that writes
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            yield False
-            return
+            return None
+        return lock
+
+    @contextmanager
+    def lease(self, shard: Shard) -> Iterator[bool]:
+        """Hold the right to write `shard`; yields whether this process has it."""
+        lock = self._acquire(shard)
         try:
-            yield True
+            yield lock is not None
         finally:
-            lock.release()
+            if lock is not None:
+                lock.release()
 
-    def claim(self, shards: Sequence[Shard], poll: float = 0.2) -> Iterator[Shard]:
-        """Yield each unfinished shard once this process holds its lease; wait for those others write.
+    def writer(self, shard: Shard, release: Callable[[], None]) -> ImageWriter:
+        """Return what writes `shard`, whose lease this process holds and `release` gives up."""
+        return ImageWriter(
+            self.folder, self._group, shard, self.chunking(shard.grid),
+            self.identity.layers, self.identity.dtype, release,
+        )  # fmt: skip
 
-        The lease is held until the next shard is asked for, so `write` must be called before that. A
-        shard may hold fewer images than asked for, and, if its writer died, images of another job;
-        `allocate` again gives the rest a place.
+    def claim(self, shards: Sequence[Shard], poll: float = 0.2) -> Iterator[ImageWriter | None]:
+        """Yield a writer for each unfinished shard whose lease this process gets.
+
+        None means that other processes write all the rest: whoever holds a writer must finish it before
+        asking again, or two processes would wait for each other. A shard may hold fewer images than
+        asked for, and, if its writer died, images of another job; `allocate` again gives the rest a place.
         """
         waiting = list(shards)
         while waiting:
@@ -220,81 +186,54 @@ class EmbeddingStore:
                 if shard.name in self.finished():
                     waiting.remove(shard)
                     continue
-                with self.lease(shard) as mine:
-                    if mine and shard.name not in self.finished():
-                        # Another job may have taken images it can't read out of it since.
-                        held = self._allocated(shard.grid)[shard.number]
-                        yield replace(shard, images=tuple(held))
-                        waiting.remove(shard)
-                        progress = True
+                lock = self._acquire(shard)
+                if lock is None:
+                    continue
+                waiting.remove(shard)
+                if shard.name in self.finished():
+                    lock.release()
+                    continue
+                # Another job may have taken images it can't read out of it since.
+                held = tuple(self._allocated(shard.grid)[shard.number])
+                progress = True
+                yield self.writer(replace(shard, images=held), lock.release)
             if waiting and not progress:
+                yield None
                 time.sleep(poll)
-
-    def _checked(self, shard: Shard, patches: np.ndarray) -> np.ndarray:
-        """Return `patches` in the stored type, or raise if a value does not fit it."""
-        most = _FLOAT16_MOST if self.identity.dtype == "float16" else float(np.finfo(np.float32).max)
-        for i, image in enumerate(shard.images):
-            highest = np.abs(patches[i]).max(axis=(1, 2, 3))
-            if not (highest <= most).all():  # also false for NaN
-                layer = self.identity.layers[int(np.argmin(highest <= most))]
-                raise EmvfmError(
-                    f"embeddings of layer {layer} do not fit {self.identity.dtype}",
-                    where=f"image {image[:12]}",
-                    got=f"a value of {highest.max():.3g}",
-                    todo="store them with --dtype float32, or compute with --precision float32",
-                )
-        return patches.astype(self.identity.dtype)
-
-    def write(self, shard: Shard, data: ShardData) -> None:
-        """Write and publish a shard whose lease this process holds."""
-        n, start = len(shard.images), shard.number * self._length(shard.grid)
-        length = self._length(shard.grid)
-        patches = self._checked(shard, data.patches)
-        columns = {
-            "patches": patches,
-            "cls": data.cls.astype(np.float32),
-            "mean": _weighted_mean(data.patches, data.valid),
-            "valid": data.valid.astype(np.float32),
-            "image": np.array(shard.images, dtype=object),
-        }
-        base = self.folder / "grids" / grid_name(shard.grid)
-        group = self._group[f"grids/{grid_name(shard.grid)}"]
-        files: dict[str, dict[str, Any]] = {}
-        for name, values in columns.items():
-            fill = "" if name == "image" else np.nan
-            chunks = base / name / "c"
-            pattern = f"{shard.number}" if name == "image" else f"{shard.number}/**/*"
-            for path in chunks.glob(
-                pattern
-            ):  # a shard that is there is read before it is replaced, damaged or not
-                if path.is_file():
-                    path.unlink()
-            whole = np.full((length, *values.shape[1:]), fill, dtype=values.dtype)
-            whole[:n] = values
-            group[name][start : start + length] = whole  # type: ignore[index]
-            for path in sorted(chunks.glob(pattern)):
-                if path.is_file():
-                    _sync(path)
-                    files[path.relative_to(self.folder).as_posix()] = {
-                        "bytes": path.stat().st_size,
-                        "sha256": sha256_file(path),
-                    }
-        manifest = {"images": list(shard.images), "start": start, "files": files}
-        write_json(self.folder / "manifest" / f"{shard.name}.json", manifest)
 
     # ------------------------------------------------------------------ reading
 
-    def read_patches(self, row: Row, layers: Sequence[int]) -> np.ndarray:
-        """Return ``(len(layers), h, w, D)`` of one row in the stored type; `layers` are positions."""
-        length, (h, w) = self._length(row.grid), row.grid
-        shard, position = divmod(row.row, length)
-        base = self.folder / "grids" / grid_name(row.grid) / "patches" / "c" / str(shard)
-        dtype, shape = np.dtype(self.identity.dtype), (h, w, self.width)
-        chunks = [
-            read_chunk(base / str(layer) / "0" / "0" / "0", position, length, shape, dtype)
-            for layer in layers
-        ]
-        return chunks[0][None] if len(chunks) == 1 else np.stack(chunks)
+    def read_patches(self, row: Row, layers: Sequence[int], window: Window | None = None) -> np.ndarray:
+        """Return ``(len(layers), h, w, D)`` of one row in the stored type; `layers` are positions.
+
+        Parameters
+        ----------
+        window
+            Rows and columns of patches to read; all without it. Of a large image, only what is asked
+            for is read.
+        """
+        with closing(self.iter_patches([row], layers, window)) as found:  # type: ignore[type-var]
+            return next(found)
+
+    def iter_patches(
+        self, rows: Iterable[Row], layers: Sequence[int], window: Window | None = None
+    ) -> Iterator[np.ndarray]:
+        """Yield `read_patches` of each row; the files of a shard are opened once for rows that follow."""
+        reader, current = None, None
+        try:
+            for row in rows:
+                cut = self.chunking(row.grid)
+                shard, image = divmod(row.row, cut.images)
+                if reader is None or current != (row.grid, shard):
+                    if reader is not None:
+                        reader.close()
+                    folder = f"{self.folder}/grids/{grid_name(row.grid)}/patches"
+                    reader = PatchReader(folder, cut, shard, self.identity.dtype, self.width)
+                    current = row.grid, shard
+                yield reader.read(image, layers, window)
+        finally:
+            if reader is not None:
+                reader.close()
 
     def read_column(self, name: str, grid: Grid) -> np.ndarray:
         """Return all rows of ``cls``, ``mean`` or ``valid`` of one grid; rows of no manifest are NaN."""
@@ -319,7 +258,7 @@ class EmbeddingStore:
                     problems[name] = f"{relative} is missing"
                 elif path.stat().st_size != facts["bytes"]:
                     problems[name] = f"{relative} has {path.stat().st_size} bytes instead of {facts['bytes']}"
-                elif sha256_file(path) != facts["sha256"]:
+                elif crc32c_of_file(path) != facts["crc32c"]:
                     problems[name] = f"{relative} has changed"
         return problems
 

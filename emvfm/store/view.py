@@ -14,12 +14,26 @@ from emvfm.datasets.manifest import Dataset, Sample
 from emvfm.errors import CorruptError, MissingError, UsageError
 from emvfm.provenance import digest
 from emvfm.store.layout import Grid, grid_name
+from emvfm.store.reading import Window
 from emvfm.store.store import EmbeddingStore, Row
 from emvfm.workspace import atomic_folder
 
-__all__ = ["Embeddings", "Pool", "write_table"]
+__all__ = ["Embeddings", "Pool", "image_key", "write_table"]
 
 Pool = Literal["mean", "cls", "mean+cls"]
+
+
+def image_key(sample: Sample, input_size: str) -> str:
+    """Return the name of a sample's image in a store: its SHA-256, and its pixel size where that decides.
+
+    Parameters
+    ----------
+    input_size
+        Of the store's preprocessing; a physical one ends with ``nm``.
+    """
+    if input_size.endswith("nm"):
+        return f"{sample.image_sha256}@{sample.pixel_size_nm!r}nm"
+    return sample.image_sha256
 
 
 def _table_path(store: EmbeddingStore, dataset: Dataset) -> Path:
@@ -27,7 +41,10 @@ def _table_path(store: EmbeddingStore, dataset: Dataset) -> Path:
 
     The dataset's own digest says nothing of names and order, so two datasets may share one.
     """
-    rows = [(s.id, s.image_sha256, s.mask_sha256, s.split, s.domain, s.volume, s.z) for s in dataset.samples]
+    rows = [
+        (s.id, s.image_sha256, s.mask_sha256, s.split, s.domain, s.volume, s.z, s.pixel_size_nm)
+        for s in dataset.samples
+    ]
     return store.folder / "datasets" / digest(rows)[:16]
 
 
@@ -45,14 +62,16 @@ def write_table(store: EmbeddingStore, dataset: Dataset, foreground: Callable[[S
     zarr.open_group(path.parent, mode="a")  # so that a walk through the store finds the tables
     try:
         with atomic_folder(path, replace=path.exists()) as folder:
-            _fill_table(folder, store.rows(), dataset, foreground)
+            input_size, found = str(store.identity.preprocess["input_size"]), store.rows()
+            rows = [found[image_key(sample, input_size)] for sample in dataset.samples]
+            _fill_table(folder, rows, dataset, foreground)
     except UsageError:
         if not (path / "zarr.json").is_file():  # else another process wrote the same table meanwhile
             raise
 
 
 def _fill_table(
-    folder: Path, rows: dict[str, Row], dataset: Dataset, foreground: Callable[[Sample], np.ndarray]
+    folder: Path, rows: Sequence[Row], dataset: Dataset, foreground: Callable[[Sample], np.ndarray]
 ) -> None:
     group = zarr.create_group(folder, attributes={"name": dataset.name, "digest": dataset.digest})
     columns: dict[str, list[str] | list[int]] = {
@@ -61,9 +80,9 @@ def _fill_table(
         "domain": [s.domain for s in dataset.samples],
         "volume": [s.volume for s in dataset.samples],
         "image": [s.image_sha256 for s in dataset.samples],
-        "grid": [grid_name(rows[s.image_sha256].grid) for s in dataset.samples],
+        "grid": [grid_name(row.grid) for row in rows],
         "z": [-1 if s.z is None else s.z for s in dataset.samples],
-        "row": [rows[s.image_sha256].row for s in dataset.samples],
+        "row": [row.row for row in rows],
     }
     for name, values in columns.items():
         text = isinstance(values[0], str)
@@ -71,12 +90,8 @@ def _fill_table(
             name, shape=(len(values),), dtype=str if text else "int64", dimension_names=("sample",)
         )
         column[:] = np.array(values, dtype=object if text else np.int64)
-    for grid in sorted({rows[s.image_sha256].grid for s in dataset.samples}):
-        members = [
-            i
-            for i, s in enumerate(dataset.samples)
-            if rows[s.image_sha256].grid == grid and s.mask is not None
-        ]
+    for grid in sorted({row.grid for row in rows}):
+        members = [i for i, s in enumerate(dataset.samples) if rows[i].grid == grid and s.mask is not None]
         if not members:
             continue
         inner = group.create_group(f"foreground/{grid_name(grid)}")
@@ -117,14 +132,15 @@ class Embeddings:
         self.patch = int(store.identity.preprocess["patch"])
         self.input_size = str(store.identity.preprocess["input_size"])
         rows = store.rows()
-        absent = [s.id for s in self.samples if s.image_sha256 not in rows]
+        keys = [image_key(s, self.input_size) for s in self.samples]
+        absent = [s.id for s, key in zip(self.samples, keys, strict=True) if key not in rows]
         if absent:
             raise MissingError(
                 f"{len(absent)} images of {dataset.name} are not in the store, the first is {absent[0]}",
                 where=store.folder,
                 todo="run `emvfm embed` for them",
             )
-        self._rows: list[Row] = [rows[s.image_sha256] for s in self.samples]
+        self._rows: list[Row] = [rows[key] for key in keys]
         self._foreground: dict[str, np.ndarray] | None = None
         self._columns: dict[tuple[str, Grid], np.ndarray] = {}
 
@@ -153,17 +169,26 @@ class Embeddings:
             )
         return tuple(self.layers.index(layer) for layer in layers)
 
-    def patches(self, i: int, layers: Sequence[int] | None = None) -> np.ndarray:
-        """Return ``(L, h, w, D)`` patch tokens of sample `i` in the stored type; `layers` are block indices."""
-        return self.store.read_patches(self._rows[i], self._positions(layers))
+    def patches(
+        self, i: int, layers: Sequence[int] | None = None, window: Window | None = None
+    ) -> np.ndarray:
+        """Return ``(L, h, w, D)`` patch tokens of sample `i` in the stored type.
+
+        Parameters
+        ----------
+        layers
+            Block indices; all that are stored without it.
+        window
+            Rows and columns of patches as slices; of a large image only these are read.
+        """
+        return self.store.read_patches(self._rows[i], self._positions(layers), window)
 
     def iter_patches(
         self, indices: Sequence[int] | None = None, layers: Sequence[int] | None = None
     ) -> Iterator[np.ndarray]:
         """Yield `patches` of each sample (or of `indices`), one in memory at a time."""
-        positions = self._positions(layers)
-        for i in range(len(self)) if indices is None else indices:
-            yield self.store.read_patches(self._rows[i], positions)
+        rows = self._rows if indices is None else [self._rows[i] for i in indices]
+        yield from self.store.iter_patches(rows, self._positions(layers))
 
     def _column(self, name: str, i: int) -> np.ndarray:
         row = self._rows[i]

@@ -14,11 +14,11 @@ from emvfm.errors import CorruptError
 from emvfm.store.identity import EmbeddingIdentity
 from emvfm.store.layout import (
     ARRAYS,
+    Chunking,
     create_grid,
     create_group,
     grid_name,
     parse_grid,
-    shard_length,
 )
 
 IDENTITY = EmbeddingIdentity(
@@ -53,14 +53,22 @@ def test_a_name_that_is_no_grid_is_damage(name: str) -> None:
 @given(
     st.integers(1, 300), st.integers(1, 300), st.integers(1, 2000), st.sampled_from(["float16", "float32"])
 )
-def test_a_shard_is_never_empty_nor_larger_than_64_mib_unless_one_image_is(
+def test_chunks_cover_the_grid_and_no_shard_file_is_much_larger_than_64_mib(
     rows: int, columns: int, width: int, dtype: str
 ) -> None:
-    length = shard_length((rows, columns), width, dtype)
+    cut = Chunking.choose((rows, columns), width, dtype)
     image = rows * columns * width * np.dtype(dtype).itemsize
-    assert 1 <= length <= 16
-    assert length == 1 or length * image <= 64 * 2**20
-    assert length == 16 or (length + 1) * image > 64 * 2**20
+    assert 0 <= cut.bands * cut.rows - rows < cut.rows
+    assert 0 <= cut.across * cut.columns - columns < cut.columns
+    if image <= 64 * 2**20:
+        assert (cut.rows, cut.columns) == (rows, columns)
+        assert 1 <= cut.images <= 16
+        assert cut.images * image <= 64 * 2**20
+        assert cut.images == 16 or (cut.images + 1) * image > 64 * 2**20
+    else:
+        assert cut.images == 1
+        assert cut.rows <= 32
+        assert cut.columns <= 32
 
 
 def test_the_group_explains_itself(tmp_path: Path) -> None:
@@ -96,4 +104,4 @@ def test_arrays_have_named_axes_checksums_and_no_zeros_where_nothing_is(tmp_path
     assert patches.dtype == np.float16
     assert patches.chunks == (1, 1, 4, 6, 3)
     assert patches.shards == (16, 1, 4, 6, 3)
-    assert group["grids/4x6"].attrs["shard_length"] == 16
+    assert dict(group["grids/4x6"].attrs) == {"shard_length": 16, "chunk": [4, 6]}

@@ -8,20 +8,22 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import zarr
 
 from emvfm.errors import CorruptError, EmvfmError, MissingError
-from emvfm.store import store as store_module
+from emvfm.store import layout
+from emvfm.store import writing as writing_module
 from emvfm.store.identity import EmbeddingIdentity
-from emvfm.store.layout import shard_length
-from emvfm.store.store import EmbeddingStore, Shard, ShardData
+from emvfm.store.layout import Chunking
+from emvfm.store.store import EmbeddingStore
+from emvfm.store.writing import ImageWriter
 
 GRID = (3, 4)
 
@@ -36,22 +38,35 @@ IDENTITY = EmbeddingIdentity(
 )
 
 
-def content(image: str, grid: tuple[int, int]) -> ShardData:
+class Content(NamedTuple):
+    """What is stored of one image."""
+
+    patches: np.ndarray
+    cls: np.ndarray
+    mean: np.ndarray
+    valid: np.ndarray
+
+
+def content(image: str, grid: tuple[int, int]) -> Content:
     """Return the embeddings that the fake backbone gives an image: a function of its digest alone."""
     rng = np.random.default_rng(int(image, 16))
-    patches = rng.normal(size=(1, 2, *grid, 6)).astype(np.float32)
-    valid = np.ones((1, *grid), np.float32)
-    valid[:, -1] = 0.25
-    return ShardData(patches, rng.normal(size=(1, 2, 6)).astype(np.float32), valid)
+    patches = rng.normal(size=(2, *grid, 6)).astype(np.float32)
+    cls, mean = rng.normal(size=(2, 2, 6)).astype(np.float32)
+    valid = np.ones(grid, np.float32)
+    valid[-1] = 0.25
+    return Content(patches, cls, mean, valid)
 
 
-def fill(store: EmbeddingStore, shard: Shard) -> None:
+def fill(writer: ImageWriter) -> None:
     """Write the content of all images of a shard."""
-    parts = [content(image, shard.grid) for image in shard.images]
-    columns = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("patches", "cls", "valid")
-    )
-    store.write(shard, ShardData(*columns))
+    for image in writer.shard.images:
+        writer.add(*content(image, writer.shard.grid))
+    writer.publish()
+
+
+def claimed(store: EmbeddingStore, images: list[str], grid: tuple[int, int]) -> Iterator[ImageWriter]:
+    """Yield the writers of the shards of `images` that this process gets."""
+    return (writer for writer in store.claim(store.allocate(grid, images)) if writer is not None)
 
 
 @pytest.fixture
@@ -72,8 +87,8 @@ def digests() -> list[str]:
 
 def _fill_all(store: EmbeddingStore, images: list[str], grid: tuple[int, int] = GRID) -> int:
     written = 0
-    for shard in store.claim(store.allocate(grid, images)):
-        fill(store, shard)
+    for writer in claimed(store, images, grid):
+        fill(writer)
         written += 1
     return written
 
@@ -84,9 +99,10 @@ def _check(store: EmbeddingStore, images: list[str], grid: tuple[int, int] = GRI
     assert len({(rows[i].grid, rows[i].row) for i in images}) == len(images)
     for image in images:
         expected = content(image, grid)
-        np.testing.assert_array_equal(store.read_patches(rows[image], (0, 1)), expected.patches[0])
-        np.testing.assert_array_equal(store.read_column("cls", grid)[rows[image].row], expected.cls[0])
-        np.testing.assert_array_equal(store.read_column("valid", grid)[rows[image].row], expected.valid[0])
+        np.testing.assert_array_equal(store.read_patches(rows[image], (0, 1)), expected.patches)
+        np.testing.assert_array_equal(store.read_column("cls", grid)[rows[image].row], expected.cls)
+        np.testing.assert_array_equal(store.read_column("mean", grid)[rows[image].row], expected.mean)
+        np.testing.assert_array_equal(store.read_column("valid", grid)[rows[image].row], expected.valid)
 
 
 def test_what_is_written_is_read_back_layer_by_layer(make_store, digests) -> None:
@@ -94,17 +110,7 @@ def test_what_is_written_is_read_back_layer_by_layer(make_store, digests) -> Non
     assert _fill_all(store, digests) == 3  # 16 + 16 + 8
     _check(make_store(), digests)
     row = store.rows()[digests[5]]
-    np.testing.assert_array_equal(store.read_patches(row, (1,))[0], content(digests[5], GRID).patches[0, 1])
-
-
-def test_the_mean_leaves_padding_out(make_store, digests) -> None:
-    store = make_store()
-    _fill_all(store, digests[:2])
-    data = content(digests[1], GRID)
-    weights = data.valid[0] / data.valid[0].sum()
-    expected = (data.patches[0] * weights[None, :, :, None]).sum((1, 2))
-    found = store.read_column("mean", GRID)[store.rows()[digests[1]].row]
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(store.read_patches(row, (1,))[0], content(digests[5], GRID).patches[1])
 
 
 def test_more_images_add_rows_and_nothing_is_written_again(make_store, digests) -> None:
@@ -136,7 +142,7 @@ def test_a_stranger_reads_it_with_zarr_alone(make_store, digests) -> None:
     assert patches.metadata.dimension_names == ("row", "layer", "y", "x", "channel")
     images = list(group["grids/3x4/image"][:])
     for image in digests[:4]:
-        np.testing.assert_array_equal(patches[images.index(image)], content(image, GRID).patches[0])
+        np.testing.assert_array_equal(patches[images.index(image)], content(image, GRID).patches)
     assert images[4:] == [""] * (len(images) - 4)
     assert np.isnan(patches[4:]).all()
 
@@ -147,21 +153,21 @@ def test_xarray_reads_it(make_store, digests) -> None:
     _fill_all(store, digests[:2])
     data = xarray.open_zarr(store.folder, group="grids/3x4", consolidated=False)
     assert data.patches.dims == ("row", "layer", "y", "x", "channel")
-    np.testing.assert_array_equal(data.patches[1].values, content(digests[1], GRID).patches[0])
+    np.testing.assert_array_equal(data.patches[1].values, content(digests[1], GRID).patches)
 
 
 def test_an_overflow_is_an_error_and_nothing_of_it_is_kept(make_store, digests) -> None:
     store = make_store(dtype="float16")
     (shard,) = store.allocate(GRID, digests[:2])
-    data = content(digests[0], GRID)
-    patches = np.concatenate([data.patches, data.patches])
-    patches[1, 1, 0, 0, 0] = 7e4
-    both = ShardData(patches, np.concatenate([data.cls] * 2), np.concatenate([data.valid] * 2))
-    with pytest.raises(EmvfmError, match=r"layer 3 do not fit float16.*7e\+04.*float32"):
-        store.write(shard, both)
-    patches[1, 1, 0, 0, 0] = np.nan
-    with pytest.raises(EmvfmError, match="do not fit"):
-        store.write(shard, both)
+    good, bad = content(digests[0], GRID), content(digests[1], GRID)
+    for value, said in ((7e4, r"7e\+04"), (np.nan, "nan"), (-np.inf, "inf")):
+        bad.patches[1, 1, 0, 0] = value
+        writer = store.writer(shard, lambda: None)
+        writer.add(*good)
+        with pytest.raises(EmvfmError, match=rf"layer 3 do not fit float16.*{said}.*float32"):
+            writer.add(*bad)
+        writer.abort()
+        assert not list(store.folder.rglob("*.tmp"))
     assert store.rows() == {}
 
 
@@ -170,21 +176,84 @@ def test_float16_keeps_half_precision(make_store, digests) -> None:
     _fill_all(store, digests[:1])
     found = store.read_patches(store.rows()[digests[0]], (0, 1))
     assert found.dtype == np.float16
-    np.testing.assert_array_equal(found, content(digests[0], GRID).patches[0].astype(np.float16))
+    np.testing.assert_array_equal(found, content(digests[0], GRID).patches.astype(np.float16))
 
 
 def test_a_shard_holds_about_64_mib_and_at_most_16_images() -> None:
-    assert shard_length((2, 2), 64, "float16") == 16
-    assert shard_length((37, 37), 1024, "float16") == 16
-    assert shard_length((73, 73), 1536, "float32") == 2
-    assert shard_length((512, 512), 1536, "float32") == 1
+    for grid, width, dtype, images in (
+        ((2, 2), 64, "float16", 16),
+        ((37, 37), 1024, "float16", 16),
+        ((73, 73), 1536, "float32", 2),
+        ((512, 512), 1536, "float32", 1),
+    ):
+        assert Chunking.choose(grid, width, dtype).images == images
+
+
+# ---------------------------------------------------------------------- large images
+
+LARGE = (70, 45)
+
+
+@pytest.fixture
+def large(make_store, digests, monkeypatch) -> tuple[EmbeddingStore, Content]:
+    """A store in which an image of 70 x 45 patches is too large for one chunk; it came in uneven bands."""
+    monkeypatch.setattr(layout, "_SHARD_BYTES", 2**14)
+    store, made = make_store(), content(digests[0], LARGE)
+    for writer in claimed(store, digests[:1], LARGE):
+        for start, stop in ((0, 1), (1, 40), (40, 66), (66, 70)):
+            writer.add_rows(made.patches[:, start:stop])
+        writer.end_image(made.cls, made.mean, made.valid)
+        writer.publish()
+    return store, made
+
+
+def test_a_large_image_is_cut_into_squares_that_zarr_puts_together(large, digests) -> None:
+    store, made = large
+    assert store.chunking(LARGE) == Chunking(LARGE, 1, 32, 32)
+    np.testing.assert_array_equal(store.read_patches(store.rows()[digests[0]], (1, 0)), made.patches[::-1])
+    array = zarr.open(store.folder, mode="r")["grids/70x45/patches"]
+    assert array.chunks == (1, 1, 32, 32, 6)
+    assert array.shards == (1, 1, 32, 64, 6)
+    np.testing.assert_array_equal(array[0], made.patches)
+    assert store.damaged() == {}
+    assert len(store.finished()["70x45/000000"]["files"]) == 2 * 3 + 4
+
+
+def test_any_window_is_the_part_of_the_whole(large, digests) -> None:
+    store, made = large
+    row, draw = store.rows()[digests[0]], np.random.default_rng(0)
+    for _ in range(60):
+        (top, bottom), (left, right) = (np.sort(draw.integers(0, side + 1, 2)) for side in LARGE)
+        window = slice(int(top), int(bottom)), slice(int(left), int(right))
+        np.testing.assert_array_equal(store.read_patches(row, (0, 1), window), made.patches[:, *window])
+    beyond = slice(60, 99), slice(-3, None)
+    np.testing.assert_array_equal(store.read_patches(row, (1,), beyond), made.patches[1:, *beyond])
+
+
+def test_a_window_reads_no_other_square(large, digests) -> None:
+    store, made = large
+    shutil.rmtree(store.folder / "grids/70x45/patches/c/0/1")  # the other layer
+    shutil.rmtree(store.folder / "grids/70x45/patches/c/0/0/2")  # the last band
+    row = store.rows()[digests[0]]
+    window = slice(3, 60), slice(40, 45)
+    np.testing.assert_array_equal(store.read_patches(row, (0,), window), made.patches[:1, *window])
+    with pytest.raises(CorruptError, match="missing"):
+        store.read_patches(row, (0,), (slice(60, 65), slice(0, 2)))
+
+
+def test_a_window_of_a_small_image_is_cut_from_it(make_store, digests) -> None:
+    store = make_store()
+    _fill_all(store, digests[:3])
+    window, made = (slice(1, 3), slice(0, 2)), content(digests[2], GRID)
+    found = store.read_patches(store.rows()[digests[2]], (1,), window)
+    np.testing.assert_array_equal(found, made.patches[1:, *window])
 
 
 # ---------------------------------------------------------------------- crash, race, damage
 
 
 def test_a_full_disk_loses_only_the_shard_in_hand(make_store, digests, monkeypatch) -> None:
-    store, write, seen = make_store(), store_module.write_json, []
+    store, write, seen = make_store(), writing_module.write_json, []
 
     def until_full(path: Path, value: object) -> Path:
         if path.parent.name == "3x4":
@@ -193,7 +262,7 @@ def test_a_full_disk_loses_only_the_shard_in_hand(make_store, digests, monkeypat
                 raise OSError(errno.ENOSPC, "No space left on device")
         return write(path, value)
 
-    monkeypatch.setattr(store_module, "write_json", until_full)
+    monkeypatch.setattr(writing_module, "write_json", until_full)
     with pytest.raises(OSError, match="No space"):
         _fill_all(store, digests)
     monkeypatch.undo()
@@ -209,7 +278,7 @@ from pathlib import Path
 import importlib.util
 spec = importlib.util.spec_from_file_location("helpers", sys.argv[1])
 helpers = importlib.util.module_from_spec(spec); spec.loader.exec_module(helpers)
-from emvfm.store import store as module
+from emvfm.store import writing as module
 from emvfm.store.store import EmbeddingStore
 store = EmbeddingStore.ensure(Path(sys.argv[2]), helpers.IDENTITY, label="fake", width=6)
 images, fatal, steps = sys.argv[4].split(","), int(sys.argv[3]), 0
@@ -222,9 +291,10 @@ def step(function):
         return function(*arguments)
     return counted
 module._sync, module.write_json = step(module._sync), step(module.write_json)
-for shard in store.claim(store.allocate((3, 4), images)):
-    helpers.fill(store, shard)
-    print(shard.number, flush=True)
+module.ShardWriter.close = step(module.ShardWriter.close)
+for writer in helpers.claimed(store, images, (3, 4)):
+    helpers.fill(writer)
+    print(writer.shard.number, flush=True)
 print("steps", steps)
 """
 
@@ -268,12 +338,14 @@ def test_a_shard_that_another_holds_is_waited_for(make_store, digests) -> None:
     with first.lease(shard) as mine:
         assert mine
         waiting = threading.Thread(
-            target=lambda: computed.extend(second.claim(second.allocate(GRID, digests[:2]), 0.01))
+            target=lambda: computed.extend(
+                filter(None, second.claim(second.allocate(GRID, digests[:2]), 0.01))
+            )
         )
         waiting.start()
         waiting.join(0.2)
         assert waiting.is_alive()
-        fill(first, shard)
+        fill(first.writer(shard, lambda: None))
     waiting.join(30)
     assert not waiting.is_alive()
     assert computed == []

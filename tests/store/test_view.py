@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from emvfm.datasets.manifest import Dataset, Sample
 from emvfm.errors import CorruptError, MissingError, UsageError
 from emvfm.store.identity import EmbeddingIdentity
 from emvfm.store.layout import Grid
-from emvfm.store.store import EmbeddingStore, ShardData
+from emvfm.store.store import EmbeddingStore
 from emvfm.store.view import Embeddings, write_table
 
 WIDTH, LAYERS = 3, (4, 1)
@@ -34,12 +35,22 @@ def _grid(sample: Sample) -> Grid:
     return sample.height // 16, sample.width // 16
 
 
-def _content(sample: Sample) -> ShardData:
+class Content(NamedTuple):
+    """What is stored of one image."""
+
+    patches: np.ndarray
+    cls: np.ndarray
+    mean: np.ndarray
+    valid: np.ndarray
+
+
+def _content(sample: Sample) -> Content:
     """The numbers of one image, which follow from its digest alone."""
     draw, (h, w) = np.random.default_rng(int(sample.image_sha256[:12], 16)), _grid(sample)
     valid = draw.uniform(0.1, 1, (h, w)).astype(np.float32)
     patches = draw.normal(size=(2, h, w, WIDTH)).astype(np.float32)
-    return ShardData(patches, draw.normal(size=(2, WIDTH)).astype(np.float32), valid)
+    mean = (patches * valid[None, :, :, None]).sum((1, 2)) / valid.sum()
+    return Content(patches, draw.normal(size=(2, WIDTH)).astype(np.float32), mean, valid)
 
 
 def _foreground(sample: Sample) -> np.ndarray:
@@ -71,10 +82,11 @@ DATASET = Dataset("made-up", Path("nowhere"), tuple(_sample(n) for n in range(22
 def _fill(store: EmbeddingStore, samples: tuple[Sample, ...]) -> None:
     known = {s.image_sha256: s for s in samples}
     for grid in sorted({_grid(s) for s in samples}):
-        for shard in store.claim(store.allocate(grid, [s.image_sha256 for s in samples if _grid(s) == grid])):
-            parts = [_content(known[image]) for image in shard.images]
-            stacked = (np.stack([getattr(p, name) for p in parts]) for name in ("patches", "cls", "valid"))
-            store.write(shard, ShardData(*stacked))
+        images = [s.image_sha256 for s in samples if _grid(s) == grid]
+        for writer in filter(None, store.claim(store.allocate(grid, images))):
+            for image in writer.shard.images:
+                writer.add(*_content(known[image]))
+            writer.publish()
 
 
 @pytest.fixture(scope="module")
