@@ -1,9 +1,9 @@
 """Embeddings as one file for other tools: NumPy (``.npz``), Parquet (``.parquet``) or AnnData (``.h5ad``).
 
 One row an image, or with ``patches`` one row a patch; every row carries what the dataset says of its sample.
-Patches are read and written sample by sample, large images band by band, so a file may be far larger than memory. Values are those of
-the store: image embeddings float32, patches in the stored type in ``.npz`` and widened to float32 (which
-changes no value) in the other two, because few readers of those know float16.
+Patches are read and written sample by sample, large images band by band, so a file may be far larger than
+memory. Values are those of the store: image embeddings float32, patches in the stored type in ``.npz`` and
+widened to float32 (which changes no value) in the other two, because few readers of those know float16.
 
 - ``npz``: `embedding` ``(n, D)`` and one array a column, text as fixed-width Unicode, so that nothing needs
   pickling; for patches `sample` ``(n,)`` is the position of a patch's sample in the columns of the samples.
