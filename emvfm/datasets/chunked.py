@@ -7,12 +7,14 @@ and only numbers in bounded chunks through known codecs get further.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from emvfm.datasets.scales import UNKNOWN, Spacing, ome_scale, spacing_of_attributes
-from emvfm.datasets.volume_layout import Volume, check_declared, choose, make_volume, need
+from emvfm.datasets.volume_layout import MAX_CHUNK, Volume, check_declared, choose, make_volume, need
+from emvfm.datasets.zarr_store import encoding, guarded_store
 from emvfm.errors import CorruptError, MissingError
 
 __all__ = ["n5_volume", "zarr_volume"]
@@ -190,6 +192,13 @@ def _zarr_chunks(array: Mapping[str, Any], where: str) -> object:
     return inner[0] if inner else settings.get("chunk_shape") if isinstance(settings, dict) else None
 
 
+def _parts(array: Mapping[str, Any], chunk: Any) -> int:
+    """Return how many chunks a shard holds, 1 without shards."""
+    grid = array.get("chunk_grid")
+    shard = grid["configuration"]["chunk_shape"] if grid else chunk
+    return math.prod(whole // part for whole, part in zip(shard, chunk, strict=True))
+
+
 def _zarr_type(array: Mapping[str, Any], where: str) -> Any:
     import numpy as np
 
@@ -234,16 +243,15 @@ def zarr_volume(root: Path, inner: str | None) -> Volume:
         sizes = ome_scale(named, transformations)
         spacing = (sizes.get("z"), sizes.get("y"), sizes.get("x"))
     dtype = _zarr_type(array, where)
-    declared = check_declared(where, array.get("shape"), dtype, _zarr_chunks(array, where), axes)
+    chunk = _zarr_chunks(array, where)
+    declared = check_declared(where, array.get("shape"), dtype, chunk, axes)
     if scales is None:
         spacing = spacing_of_attributes(attributes, declared[1], bare="nm")
 
     import zarr
-    from zarr.storage import LocalStore
 
-    opened = zarr.open_array(
-        store=LocalStore(folder, read_only=True), mode="r", zarr_format=array.get("zarr_format")
-    )
+    store = guarded_store(folder, encoding(array, _parts(array, chunk), where), MAX_CHUNK)
+    opened = zarr.open_array(store=store, mode="r", zarr_format=array.get("zarr_format"))
     if tuple(opened.shape) != declared[0]:
         raise CorruptError("contradictory metadata", where=where, got=opened.shape, expected=declared[0])
     return make_volume(root, name, declared, dtype, spacing, opened.__getitem__)
