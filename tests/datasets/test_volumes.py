@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +12,14 @@ import numpy as np
 import pytest
 import tensorstore
 import tifffile
+import typer
 import zarr
+from typer.testing import CliRunner
 
+from emvfm.cli.data import register
 from emvfm.datasets.images import MAX_PIXELS, page_count, pixel_size_nm, read_page
 from emvfm.datasets.layouts import layout_of_pair, stated_pixel_size
+from emvfm.datasets.manifest import load_dataset
 from emvfm.datasets.masks import read_mask
 from emvfm.datasets.volumes import Volume, open_volume, split_inner, volume_format
 from emvfm.errors import CorruptError, EmvfmError, MissingError, RefusedError, UsageError
@@ -716,3 +721,85 @@ def test_labels_that_are_none_are_refused(tmp_path):
     clefts[0, :5] = 4
     with pytest.raises(CorruptError, match="which value is background"):
         read_mask(_hdf5(tmp_path / "c.h5", clefts), 0)
+
+
+# From end to end
+
+
+@pytest.fixture
+def emvfm(tmp_path, monkeypatch):
+    """Call ``emvfm data …`` in an empty workspace with an audit that passes; return what it prints."""
+    report = types.SimpleNamespace(
+        verdict="passed", errors=(), to_json=lambda: {"verdict": "passed", "findings": []}
+    )
+    audit = types.ModuleType("emvfm.datasets.audit")
+    vars(audit).update(
+        audit_dataset=lambda dataset, seed=0: report,
+        write_contact_sheet=lambda dataset, path, flagged=(): path.write_bytes(b""),
+    )
+    monkeypatch.setitem(sys.modules, "emvfm.datasets.audit", audit)
+    app = typer.Typer()
+    register(app)
+    monkeypatch.setenv("EMVFM_ROOT", str(tmp_path / "ws"))
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # hundreds of files, and no power cut is meant
+
+    def run(*arguments: object, code: int = 0) -> dict:
+        result = CliRunner().invoke(app, ["data", *map(str, arguments), "--json"])
+        assert result.exit_code == code, result.output
+        return json.loads(result.stdout) if code == 0 else {"error": str(result.exception)}
+
+    return run
+
+
+def _scene(n: int = 14) -> tuple[np.ndarray, np.ndarray]:
+    """Return noisy slices with a bright blob that wanders, and its labels."""
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[:48, :48]
+    blob = np.stack([np.hypot(y - 24 - 8 * np.sin(k / 2), x - 24 - 8 * np.cos(k / 2)) < 9 for k in range(n)])
+    images = 90 + 70 * blob + rng.normal(0, 8, blob.shape)
+    return images.clip(0, 255).astype("uint8"), blob.astype("uint8")
+
+
+def test_equal_slices_give_equal_datasets_whatever_the_format(tmp_path, emvfm):
+    images, labels = _scene()
+    digests, hashes = {}, {}
+    for n, kind in enumerate(("BigTIFF", "HDF5", "Zarr v2", "Zarr v3 sharded", "OME-Zarr 0.5", "N5")):
+        if kind == "Zarr v3 sharded":
+            raw, mito = tmp_path / "a" / "v.zarr", tmp_path / "b" / "v.zarr"
+            for path, values in ((raw, images), (mito, labels)):
+                array = zarr.create_array(
+                    path, shape=values.shape, dtype="u1", chunks=(1, 16, 16), shards=(4, 48, 48)
+                )
+                array[:] = values
+                array.attrs["resolution"] = [Z_NM, NM, NM]
+        else:
+            raw, mito = _write(kind, tmp_path / f"{n}a", images), _write(kind, tmp_path / f"{n}b", labels)
+        emvfm("compose", f"d{n}", "--images", raw, "--masks", mito, "--domain", "em")
+        dataset = load_dataset(tmp_path / "ws" / "datasets" / f"d{n}")
+        assert {s.pixel_size_nm for s in dataset.samples} == {NM}
+        assert {s.volume for s in dataset.samples} == {"em-stack-v"}
+        for sample in dataset.samples:
+            assert np.array_equal(read_page(dataset.image_path(sample), None), images[sample.z])
+            assert np.array_equal(read_mask(dataset.mask_path(sample)), labels[sample.z] > 0)
+        digests[kind] = dataset.digest
+        hashes[kind] = sorted((s.z, s.image_sha256, s.mask_sha256) for s in dataset.samples)
+    assert len(set(digests.values())) == 1
+    assert all(found == hashes["BigTIFF"] for found in hashes.values())
+
+
+def test_composing_from_names_inside_one_file(tmp_path, emvfm):
+    images, labels = _scene()
+    path = _hdf5(_hdf5(tmp_path / "v.h5", images), labels, "volumes/labels/mito")
+    given = ("--images", f"{path}:/volumes/raw", "--masks", f"{path}:/volumes/labels/mito")
+    emvfm("compose", "d", *given)
+    dataset = load_dataset(tmp_path / "ws" / "datasets" / "d")
+    assert {s.domain for s in dataset.samples} == {"v.h5"}
+    mapping = (dataset.root / "mapping.csv").read_text()
+    assert f"{path}:/volumes/raw#3,{path}:/volumes/labels/mito#3" in mapping
+    with h5py.File(path, "a") as file:
+        file["volumes/raw"].attrs["resolution"] = [Z_NM, 8.0, 8.0]
+    emvfm("compose", "e", *given, code=4)
+    emvfm("compose", "e", *given, "--pixel-size", 8)
+    assert {s.pixel_size_nm for s in load_dataset(tmp_path / "ws" / "datasets" / "e").samples} == {8.0}
+    emvfm("compose", "f", "--images", path, "--masks", path, code=2)
+    emvfm("compose", "f", "--images", f"{path}:/raw", "--masks", path, code=3)
