@@ -1,10 +1,14 @@
-"""``emvfm store``: a listing a person can read, and damage that is named, withdrawn and computed again."""
+"""``emvfm store``: a listing a person can read, damage that is mended, what goes, and what leaves as a file."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -69,3 +73,74 @@ def test_a_key_may_be_cut_short_and_an_unknown_one_is_missing(root) -> None:
     unknown = _run(root, "store", "verify", "zzz")
     assert unknown.exit_code == 3
     assert "zzz: no such store" in unknown.stderr
+
+
+def test_prune_shows_first_and_removes_with_yes(root) -> None:
+    key = json.loads(_run(root, "store", "list", "--json").stdout)["stores"][0]["key"]
+    assert "nothing to remove" in _run(root, "store", "prune", "--unused").stdout
+    shown = _run(root, "store", "prune", key[:6])
+    assert shown.exit_code == 0
+    assert "nothing was removed, --yes does it" in shown.stdout
+    assert "12 images" in shown.stdout
+    shutil.rmtree(root / "datasets" / "a")
+    found = json.loads(_run(root, "store", "prune", "--unused", "--json").stdout)
+    assert [(item["kind"], Path(item["path"]).name) for item in found["leftovers"]] == [("store", key)]
+    assert (root / "store" / key).is_dir()
+    removed = json.loads(_run(root, "store", "prune", "--unused", "--yes", "--json").stdout)
+    assert removed["removed"]
+    assert removed["bytes"] == found["bytes"] > 12 * 36 * 4 * 64 * 2
+    assert "no stores yet" in _run(root, "store", "list").stdout
+    assert _run(root, "store", "prune", key).exit_code == 3
+
+
+def test_prune_says_why_a_named_store_had_to_stay(root) -> None:
+    key = json.loads(_run(root, "store", "list", "--json").stdout)["stores"][0]["key"]
+    kept = _run(root, "store", "prune", key, "--unused", "--yes")
+    assert kept.exit_code == 1
+    assert "holds images of the dataset a" in kept.stdout
+    assert (root / "store" / key).is_dir()
+
+
+def test_export_writes_what_the_store_holds(root, tmp_path) -> None:
+    done = _run(root, "store", "export", "a", "-o", str(tmp_path / "a.npz"), "--json")
+    assert done.exit_code == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["rows"], said["width"], said["format"]) == (12, 64, "npz")
+    assert Path(said["path"]).stat().st_size == said["bytes"]
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as read:
+        assert read["embedding"].shape == (12, 64)
+        test = int((read["split"] == "test").sum())
+    part = ("store", "export", "a:test", "--patches", "-o", str(tmp_path / "p.npz"))
+    assert f"{test * 36} patches × 64" in _run(root, *part).stdout
+    with np.load(tmp_path / "p.npz", allow_pickle=False) as read:
+        assert read["embedding"].shape == (test * 36, 64)
+        assert np.isfinite(read["foreground"]).all()
+    again = _run(root, *part)
+    assert again.exit_code == 2
+    assert "already exists" in again.stderr
+
+
+def test_export_asks_which_store_if_several_hold_the_dataset(root, tmp_path) -> None:
+    assert _run(root, "embed", "a", *BACKBONE, "--init-seed", "1").exit_code == 0
+    assert _run(root, "embed", "a", "--backbone", "timm:test_vit2", *BACKBONE[2:]).exit_code == 0
+    asked = _run(root, "store", "export", "a", "-o", str(tmp_path / "a.npz"))
+    assert asked.exit_code == 2
+    keys = [s["key"] for s in json.loads(_run(root, "store", "list", "--json").stdout)["stores"]]
+    assert all(key[:12] in asked.stderr for key in keys)
+    other = ("--backbone", "timm:test_vit2")
+    assert _run(root, "store", "export", "a", "-o", str(tmp_path / "b.npz"), *other).exit_code == 0
+    chosen = ("--store", keys[1][:8])
+    said = json.loads(
+        _run(root, "store", "export", "a", "-o", str(tmp_path / "c.npz"), *chosen, "--json").stdout
+    )
+    assert said["store"] == keys[1]
+
+
+def test_export_loads_no_torch(root, tmp_path) -> None:
+    code = (
+        "import sys\nfrom emvfm.cli.app import app\n"
+        "app(sys.argv[1:], standalone_mode=False)\nassert 'torch' not in sys.modules\n"
+    )
+    words = ("store", "export", "a", "-o", str(tmp_path / "a.npz"), "--root", str(root))
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
