@@ -1,0 +1,19 @@
+"""``emvfm domain``: what datasets are to a backbone, how far apart, and whether that is more than chance."""
+
+from __future__ import annotations
+
+import typer
+
+from emvfm.cli.domain import fd
+
+__all__ = ["register"]
+
+#: In the order of the help page.
+COMMANDS = (fd,)
+
+
+def register(app: typer.Typer) -> None:
+    domain = typer.Typer(help="Compare datasets as a backbone sees them.", no_args_is_help=True)
+    app.add_typer(domain, name="domain")
+    for module in COMMANDS:
+        module.register(domain)

@@ -1,0 +1,21 @@
+"""The options that all domain commands share, light enough for the command line to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from emvfm.backbones.options import BackboneOptions
+from emvfm.config import Doc
+
+__all__ = ["DomainOptions"]
+
+
+@dataclass(frozen=True)
+class DomainOptions(BackboneOptions):
+    """Which embeddings of the datasets are looked at."""
+
+    pool: Annotated[Literal["mean", "cls", "mean+cls"], Doc("One vector an image: which.")] = "mean"
+    layer: Annotated[int, Doc("Position among the stored layers; -1 is the last.")] = -1
+    all_layers: Annotated[bool, Doc("Every stored layer instead of one.")] = False
+    seed: int = 0
