@@ -9,7 +9,8 @@ of every unfinished shard are held; shard files are removed under their shard's 
 holds is skipped. Temporary names and sample tables have no lock, so they stay for an hour after they last
 changed, and as long as a process of this machine with the number in their name lives. Lock files stay, for
 removing one would let two processes hold it. A process that has opened a store but holds nothing of it yet
-cannot be seen; if its store goes, it fails or computes for nothing, and no other store is touched.
+cannot be seen, nor can a reader; if its store goes, a reader fails, and a writer makes a folder that is no
+store, which a second pruning by name removes.
 
 No symbolic link is followed, and nothing outside the folder of stores is removed.
 """
@@ -100,6 +101,10 @@ class _InUseError(Exception):
     """A thing must stay; the text says why."""
 
 
+class _UnreadableError(_InUseError):
+    """A store is not what its name says, so what it holds is unknown."""
+
+
 # ------------------------------------------------------------------ the file system, links never followed
 
 
@@ -186,34 +191,49 @@ def _open(folder: Path) -> EmbeddingStore:
     try:
         return EmbeddingStore(folder)
     except (EmvfmError, ValueError, OSError) as error:
-        raise _InUseError(f"cannot be read, so only you can remove it: {error}") from None
+        raise _UnreadableError(f"cannot be read; name it to remove it: {error}") from None
+
+
+def _unfinished(store: EmbeddingStore) -> Iterator[Shard]:
+    finished = store.finished()
+    for path in sorted((store.folder / "manifest").glob("*.json")):  # one a grid: the images of each shard
+        grid = parse_grid(path.stem)
+        for number in range(len(read_json(path)["shards"])):
+            shard = Shard(grid, number, ())
+            if shard.name not in finished:
+                yield shard
 
 
 @contextmanager
-def _all_rights(store: EmbeddingStore) -> Iterator[None]:
-    """Hold all that a writer of the store could hold.
+def _all_rights(folder: Path, store: EmbeddingStore | None) -> Iterator[None]:
+    """Hold all that a writer of a store could hold; of an unreadable one, all that any ever held.
 
     Raises
     ------
     _InUseError
         Another process holds a part of it.
     """
-    manifest = store.folder / "manifest"
+    manifest, busy = folder / "manifest", "a process is giving images their place in it"
     with ExitStack() as held:
+
+        def hold(path: Path) -> None:
+            lock = FileLock(path)
+            lock.acquire(blocking=False)
+            held.callback(lock.release)
+
         try:
-            for path in (store.folder.parent / f".{store.folder.name}.lock", manifest / ".allocation.lock"):
-                lock = FileLock(path)
-                lock.acquire(blocking=False)
-                held.callback(lock.release)
-            finished = store.finished()
-            for path in sorted(manifest.glob("*.json")):  # one a grid: the images of each shard
-                grid = parse_grid(path.stem)
-                for number in range(len(read_json(path)["shards"])):
-                    shard = Shard(grid, number, ())
-                    if shard.name not in finished and not held.enter_context(store.lease(shard)):
+            hold(folder.parent / f".{folder.name}.lock")
+            hold(manifest / ".allocation.lock")
+            if store is None:
+                busy = "a shard is being written"
+                for path in sorted((manifest / ".leases").glob("*.lock")):
+                    hold(path)
+            else:
+                for shard in _unfinished(store):
+                    if not held.enter_context(store.lease(shard)):
                         raise _InUseError(f"shard {shard.name} is being written")
         except Timeout:
-            raise _InUseError("a process is giving images their place in it") from None
+            raise _InUseError(busy) from None
         except OSError as error:
             if error.errno != errno.EMFILE:
                 raise
@@ -326,7 +346,13 @@ class _Pruner:
         """Find one store that was named; with `unused`, only if no dataset has an image in it."""
         with self._noting(str(folder)):
             _require_inside(self.root, folder)
-            self._whole(_open(folder), "named", unused=unused)
+            store = None
+            try:
+                store = _open(folder)
+            except _UnreadableError:
+                if unused:
+                    raise
+            self._whole(folder, store, "named", unused=unused)
 
     def any(self, folder: Path, *, unused: bool) -> None:
         """Find a store as a whole if it is unused and that is asked for, else what is left within it."""
@@ -334,7 +360,7 @@ class _Pruner:
             _require_inside(self.root, folder)
             store = _open(folder)
             if unused and _user(store, self.datasets) is None:
-                self._whole(store, "no dataset has an image in it", unused=True)
+                self._whole(folder, store, "no dataset has an image in it", unused=True)
                 return
             self.temporaries(folder, deep=True)
             self._tables(folder)
@@ -342,16 +368,18 @@ class _Pruner:
             for base in _folders(folder / "grids"):
                 self._grid(store, base)
 
-    def _whole(self, store: EmbeddingStore, why: str, *, unused: bool) -> None:
-        with _all_rights(store):
-            user = _user(store, self.datasets) if unused else None
-            if user is not None:
-                raise _InUseError(f"holds images of the dataset {user}")
-            why = f"{why}: {store.label}, {len(store.rows())} images"
-            found = Leftover("store", store.folder, why, _size(_files(store.folder)))
-            away = _away(store.folder)
+    def _whole(self, folder: Path, store: EmbeddingStore | None, why: str, *, unused: bool) -> None:
+        with _all_rights(folder, store):
+            if store is None:
+                why = f"{why}: cannot be read"
+            else:
+                user = _user(store, self.datasets) if unused else None
+                if user is not None:
+                    raise _InUseError(f"holds images of the dataset {user}")
+                why = f"{why}: {store.label}, {len(store.rows())} images"
+            found, away = Leftover("store", folder, why, _size(_files(folder))), _away(folder)
             if self.remove:
-                store.folder.rename(away)
+                folder.rename(away)
         if self.remove:
             _remove(self.root, away)
         self.leftovers.append(found)

@@ -1,4 +1,4 @@
-"""``emvfm store``: a listing a person can read, damage that is mended, what goes, and what leaves as a file."""
+"""``emvfm store``: a listing a person can read, damage that is mended, pruning, and export."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from filelock import FileLock
 
 from emvfm.datasets.manifest import Dataset, Sample, save_dataset
-from emvfm.errors import CorruptError, MissingError
+from emvfm.errors import CorruptError, EmvfmError, MissingError
 from emvfm.store import pruning as pruning_module
 from emvfm.store.identity import EmbeddingIdentity
 from emvfm.store.pruning import prune
@@ -174,16 +175,35 @@ def test_a_dataset_that_cannot_be_read_stops_everything(workspace, compose) -> N
     assert store.folder.is_dir()
 
 
-def test_a_store_that_cannot_be_read_is_left_and_said(workspace, compose) -> None:
+def test_a_store_that_cannot_be_read_goes_only_by_name(workspace, compose) -> None:
     dataset = compose("a", range(2))
     good, broken = _embed(workspace, dataset), _embed(workspace, _dataset("gone", range(5, 9)), "cd")
     (broken.folder / "zarr.json").write_text("{")
-    for arguments in ({"keys": [broken.folder.name]}, {"unused": True}):
+    key = broken.folder.name
+    for arguments in ({}, {"unused": True}, {"keys": [key], "unused": True}):
         found = prune(workspace, **arguments, remove=True)
         assert not found.leftovers
-        assert "cannot be read" in found.skipped[str(broken.folder)]
+        assert "cannot be read; name it" in found.skipped[str(broken.folder)]
+    with FileLock(broken.folder / "manifest" / ".leases" / "2x3-000000.lock"):
+        assert prune(workspace, [key], remove=True).skipped == {
+            str(broken.folder): "a shard is being written"
+        }
     assert broken.folder.is_dir()
+    assert prune(workspace, [key], remove=True).leftovers[0].why == "named: cannot be read"
+    assert not broken.folder.exists()
     assert _whole(good, dataset)
+
+
+def test_what_a_process_makes_that_had_opened_the_store_can_go_by_name(workspace, compose) -> None:
+    dataset = compose("a", range(2))
+    store = _embed(workspace, dataset)
+    prune(workspace, [store.folder.name], remove=True)
+    images = [sample.image_sha256 for sample in _dataset("b", range(5, 9)).samples]
+    with contextlib.suppress(OSError, EmvfmError):  # a store may say that it is gone
+        _fill(store, images)
+    if store.folder.exists():
+        assert prune(workspace, [store.folder.name], remove=True).leftovers
+    assert _whole(_embed(workspace, dataset), dataset)
 
 
 # ------------------------------------------------------------------ beside a writer
