@@ -1,21 +1,18 @@
 """Figures as PNG bytes, in one quiet style that survives grey print and colour blindness.
 
-Colours are those of Okabe and Ito (2008). Every function takes arrays or plain result values and
-returns the bytes of a PNG; none keeps state, and no window is ever opened.
+Every function takes arrays or plain result values and returns the bytes of a PNG.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from emvfm.report.drawing import COLOURS, canvas, grey, png, styled
+
 __all__ = [
-    "COLOURS",
-    "STYLE",
     "bars_with_intervals",
     "fd_with_null",
     "iou_matrix",
@@ -25,95 +22,12 @@ __all__ = [
     "overlay_grid",
 ]
 
-#: Okabe and Ito's colours that are told apart with any colour vision.
-COLOURS = {
-    "blue": "#0072B2",
-    "orange": "#E69F00",
-    "green": "#009E73",
-    "vermilion": "#D55E00",
-    "sky": "#56B4E9",
-    "purple": "#CC79A7",
-    "ink": "#22272b",
-    "soft": "#6a737b",
-    "line": "#d8dbd8",
-}
-STYLE: Mapping[str, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["Inter", "Helvetica Neue", "Segoe UI", "Roboto", "Arial", "DejaVu Sans"],
-    "font.size": 10,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "regular",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": COLOURS["soft"],
-    "axes.labelcolor": COLOURS["ink"],
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": False,
-    "grid.color": COLOURS["line"],
-    "grid.linewidth": 0.6,
-    "xtick.color": COLOURS["soft"],
-    "ytick.color": COLOURS["soft"],
-    "xtick.labelcolor": COLOURS["ink"],
-    "ytick.labelcolor": COLOURS["ink"],
-    "legend.frameon": False,
-    "text.color": COLOURS["ink"],
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "text.parse_math": False,  # names may hold a dollar sign
-    "savefig.dpi": 160,
-    "figure.dpi": 160,
-}
 #: Truth and prediction agree, prediction too much, prediction too little.
 _PARTS = (
     ("found", COLOURS["green"]),
     ("wrongly found", COLOURS["vermilion"]),
     ("missed", COLOURS["sky"]),
 )
-
-
-@contextmanager
-def _styled() -> Iterator[None]:
-    import logging
-
-    from matplotlib import rc_context
-
-    finder = logging.getLogger("matplotlib.font_manager")
-    level = finder.level
-    finder.setLevel(logging.ERROR)  # absent system fonts are expected, the last one ships with matplotlib
-    try:
-        with rc_context(dict(STYLE)):
-            yield
-    finally:
-        finder.setLevel(level)
-
-
-def _canvas(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
-    """Return a figure of `width` × `height` inches and its axes ``(rows, columns)``, unknown to pyplot."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def _png(figure: Any) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": "emvfm"})
-    return stream.getvalue()
-
-
-def _grey(image: np.ndarray, longest: int = 900) -> np.ndarray:
-    """Return an image (H, W[, 3]) as grey in 0 to 1 between two quantiles, thinned to at most `longest`."""
-    image = np.asarray(image)
-    step = max(1, -(-max(image.shape[:2]) // longest))
-    grey = image[::step, ::step].astype(np.float32)
-    if grey.ndim == 3:
-        grey = grey.mean(axis=2)
-    low, high = np.quantile(grey, [0.005, 0.995])
-    return np.clip((grey - low) / max(float(high - low), 1e-6), 0, 1)
 
 
 def _blended(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
@@ -125,10 +39,10 @@ def _blended(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np
         raise ValueError(
             f"sizes differ: image {np.shape(image)[:2]}, truth {truth.shape}, prediction {prediction.shape}"
         )
-    grey = _grey(image)
+    shades = grey(image)
     step = max(1, -(-max(truth.shape) // 900))
     truth, prediction = truth[::step, ::step], prediction[::step, ::step]
-    picture = np.repeat(0.12 + 0.88 * grey[..., None], 3, axis=2)
+    picture = np.repeat(0.12 + 0.88 * shades[..., None], 3, axis=2)
     for part, (_, colour) in zip(
         (truth & prediction, prediction & ~truth, truth & ~prediction), _PARTS, strict=True
     ):
@@ -171,15 +85,15 @@ def overlay_grid(items: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, str]]
     rows = -(-len(items) // columns)
     tallest = max(np.shape(i[0])[0] / np.shape(i[0])[1] for i in items)
     width = 9.0 / max(columns, 2)
-    with _styled():
-        figure, axes = _canvas(width * columns, (width * tallest + 0.3) * rows + 0.35, rows, columns)
+    with styled():
+        figure, axes = canvas(width * columns, (width * tallest + 0.3) * rows + 0.35, rows, columns)
         for place in axes.ravel():
             _bare(place)
         for place, (image, truth, prediction, title) in zip(axes.ravel(), items, strict=False):
             place.imshow(_blended(image, truth, prediction), interpolation="antialiased")
             place.set_title(title)
         _part_legend(figure)
-        return _png(figure)
+        return png(figure)
 
 
 def overlay(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, title: str = "") -> bytes:
@@ -202,19 +116,19 @@ def montage(
     rows = -(-len(images) // columns)
     tallest = max(np.shape(i)[0] / np.shape(i)[1] for i in images)
     width = 9.0 / max(columns, 3)
-    with _styled():
-        figure, axes = _canvas(width * columns, (width * tallest + 0.3 * any(titles)) * rows, rows, columns)
+    with styled():
+        figure, axes = canvas(width * columns, (width * tallest + 0.3 * any(titles)) * rows, rows, columns)
         for place in axes.ravel():
             _bare(place)
         for place, image, title, mask in zip(axes.ravel(), images, titles, masks, strict=False):
-            grey = _grey(image)
-            place.imshow(grey, cmap="gray", vmin=0, vmax=1, interpolation="antialiased")
+            shown = grey(image)
+            place.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="antialiased")
             if mask is not None and np.any(mask):
                 step = max(1, -(-max(np.shape(image)[:2]) // 900))
                 inside = np.asarray(mask)[::step, ::step] > 0
                 place.contour(inside, levels=[0.5], colors=[COLOURS["orange"]], linewidths=1.1)
             place.set_title(title)
-        return _png(figure)
+        return png(figure)
 
 
 def iou_matrix(
@@ -235,7 +149,7 @@ def iou_matrix(
     values = np.asarray(values, float)
     if values.shape != (len(train), len(test)):
         raise ValueError(f"matrix {values.shape} for {len(train)} trained and {len(test)} tested sets")
-    with _styled():
+    with styled():
         from matplotlib.colors import LinearSegmentedColormap
 
         # From paper to blue in equal steps of lightness: grey print keeps the order.
@@ -244,7 +158,7 @@ def iou_matrix(
         ).with_extremes(bad="#efefec")
         longest = max(len(name) for name in train)
         width = max(3.4, 1.45 * len(test) + 0.085 * longest + 1.4)
-        figure, axes = _canvas(width, 0.72 * len(train) + 1.25)
+        figure, axes = canvas(width, 0.72 * len(train) + 1.25)
         place = axes[0, 0]
         drawn = place.imshow(np.ma.masked_invalid(values), cmap=shades, vmin=0, vmax=1, aspect="auto")
         for (i, j), value in np.ndenumerate(values):
@@ -273,7 +187,7 @@ def iou_matrix(
         bar = figure.colorbar(drawn, ax=place, shrink=0.9, aspect=14, ticks=[0, 0.5, 1])
         bar.outline.set_visible(False)
         bar.set_label(measure, color=COLOURS["soft"])
-        return _png(figure)
+        return png(figure)
 
 
 def bars_with_intervals(
@@ -288,8 +202,8 @@ def bars_with_intervals(
     heights = np.asarray(values, float)
     place_of = np.arange(len(heights))[::-1]
     ends = heights.copy()
-    with _styled():
-        figure, axes = _canvas(7.2, 0.42 * len(heights) + 0.75)
+    with styled():
+        figure, axes = canvas(7.2, 0.42 * len(heights) + 0.75)
         place = axes[0, 0]
         drawn = np.nan_to_num(heights)
         place.barh(place_of, drawn, height=0.62, color=COLOURS["blue"], alpha=0.85)
@@ -308,7 +222,7 @@ def bars_with_intervals(
         if limits is not None:
             place.set_xlim(*limits)
         place.grid(axis="x")
-        return _png(figure)
+        return png(figure)
 
 
 def fd_with_null(rows: Sequence[Mapping[str, Any]], measure: str = "Fréchet distance") -> bytes:
@@ -322,10 +236,10 @@ def fd_with_null(rows: Sequence[Mapping[str, Any]], measure: str = "Fréchet dis
     """
     if not rows:
         raise ValueError("no distances to draw")
-    with _styled():
+    with styled():
         from matplotlib.patheffects import withStroke
 
-        figure, axes = _canvas(7.2, 0.62 * len(rows) + 1.2)
+        figure, axes = canvas(7.2, 0.62 * len(rows) + 1.2)
         place = axes[0, 0]
         for n, row in enumerate(rows):
             y = len(rows) - 1 - n
@@ -355,7 +269,7 @@ def fd_with_null(rows: Sequence[Mapping[str, Any]], measure: str = "Fréchet dis
         place.set_xlabel(measure)
         place.grid(axis="x")
         figure.legend(loc="outside lower center", ncols=2)
-        return _png(figure)
+        return png(figure)
 
 
 def learning_curve(history: Sequence[Mapping[str, Any]], best: float | None = None) -> bytes:
@@ -378,8 +292,8 @@ def learning_curve(history: Sequence[Mapping[str, Any]], best: float | None = No
     }
     present = [key for key in series if any(row.get(key) is not None for row in history)]
     panels = sorted({series[key][2] for key in present}) or [0]
-    with _styled():
-        figure, axes = _canvas(4.3 * len(panels), 2.9, 1, len(panels))
+    with styled():
+        figure, axes = canvas(4.3 * len(panels), 2.9, 1, len(panels))
         for key in present:
             label, colour, panel = series[key]
             points = [(row[unit], row[key]) for row in history if row.get(key) is not None and unit in row]
@@ -396,4 +310,4 @@ def learning_curve(history: Sequence[Mapping[str, Any]], best: float | None = No
                 place.legend()
             if best is not None:
                 place.axvline(best, color=COLOURS["soft"], linewidth=0.9, linestyle=(0, (3, 3)))
-        return _png(figure)
+        return png(figure)
