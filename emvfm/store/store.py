@@ -119,9 +119,16 @@ class EmbeddingStore:
 
         An unfinished shard of a process that died may also hold images that are not in `images`; they
         are taken out of it, because this process can't read them.
+
+        Raises
+        ------
+        MissingError
+            The store was removed.
         """
         wanted = set(images)
         with self._lock:
+            if not (self.folder / "zarr.json").is_file():  # Zarr would make a group without identity
+                raise MissingError("the store was removed meanwhile", where=self.folder, todo="run it again")
             if f"grids/{grid_name(grid)}" not in self._group:
                 create_grid(self._group, grid, len(self.identity.layers), self.width, self.identity.dtype)
             shards, finished = self._allocated(grid), self.finished()

@@ -23,7 +23,8 @@ from emvfm.workspace import write_json
 
 __all__ = ["ImageWriter", "Shard"]
 
-_EXPONENT: dict[str, Any] = {"float16": np.uint16(0x7C00), "float32": np.uint32(0x7F800000)}  # all ones: not finite
+#: The bits of the exponent; a value that has them all is infinite or NaN.
+_EXPONENT: dict[str, Any] = {"float16": np.uint16(0x7C00), "float32": np.uint32(0x7F800000)}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -154,6 +155,18 @@ def test_xarray_reads_it(make_store, digests) -> None:
     data = xarray.open_zarr(store.folder, group="grids/3x4", consolidated=False)
     assert data.patches.dims == ("row", "layer", "y", "x", "channel")
     np.testing.assert_array_equal(data.patches[1].values, content(digests[1], GRID).patches)
+
+
+def test_the_documented_way_opens_it_lazily(make_store, digests) -> None:
+    dask = pytest.importorskip("dask.array")
+    store, page = make_store(), Path(__file__).parents[2] / "docs" / "embeddings.md"
+    _fill_all(store, digests[:2])
+    (snippet,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    data = names["open_store"](store.folder, "3x4")
+    assert isinstance(data.patches.data, dask.Array)
+    np.testing.assert_array_equal(data.patches[0].compute(), content(digests[0], GRID).patches)
 
 
 def test_an_overflow_is_an_error_and_nothing_of_it_is_kept(make_store, digests) -> None:
@@ -410,6 +423,15 @@ def test_a_folder_that_is_no_store_is_said_to_be_none(make_store, tmp_path, dige
     (store.folder / "manifest/3x4/000000.json").write_text("{")
     with pytest.raises(CorruptError):
         store.rows()
+
+
+def test_a_store_that_was_removed_is_not_written_to(make_store, digests) -> None:
+    store = make_store()
+    shutil.rmtree(store.folder)
+    (store.folder / "manifest").mkdir(parents=True)  # where a lock file lies
+    with pytest.raises(MissingError, match="removed meanwhile"):
+        store.allocate(GRID, digests[:1])
+    assert not (store.folder / "zarr.json").exists()
 
 
 def test_a_read_only_folder_is_an_error_of_the_system(make_store, digests) -> None:
