@@ -42,9 +42,7 @@ class Moments:
     def merged(self, other: Moments) -> Moments:
         """Return the moments of both sets of rows together."""
         if len(self.mean) != len(other.mean):
-            raise UsageError(
-                "embeddings of different length", got=f"{len(self.mean)} and {len(other.mean)}"
-            )
+            raise UsageError("embeddings of different length", got=f"{len(self.mean)} and {len(other.mean)}")
         n = self.n + other.n
         shift = other.mean - self.mean
         scatter = self.scatter + other.scatter + (self.n * other.n / n) * np.outer(shift, shift)
