@@ -22,7 +22,7 @@ from emvfm.errors import CorruptError, MissingError, RefusedError, UsageError
 
 __all__ = ["Pair", "Pairing", "check_rule", "pair", "pair_as_listed", "read_pairs", "slice_numbers"]
 
-_TODO = "say it yourself with --pairs FILE.csv (columns image,mask)"
+_REMEDY = "say it yourself with --pairs FILE.csv (columns image,mask)"
 _RULES = "numbers, text-sorted, shift:K or scramble:P"
 
 
@@ -100,7 +100,7 @@ def _parse(side: str, names: Sequence[str]) -> _Names:
             f"the {side} follow {len(patterns)} naming patterns",
             got=_shown(patterns.values()),
             expected="one pattern with a running number",
-            todo=_TODO,
+            todo=_REMEDY,
         )
     numbers = tuple(tuple(int(part) for part in parts[1::2]) for parts in parsed)
     return _Names(side, tuple(names), numbers, next(iter(patterns), ()))
@@ -128,7 +128,7 @@ def _refuse_duplicates(side: str, names: Sequence[str], keys: Sequence[tuple[int
     counts = Counter(keys)
     twice = [name for name, key in zip(names, keys, strict=True) if counts[key] > 1]
     if twice:
-        raise RefusedError(f"several {side} have the same number or stem", got=_shown(twice), todo=_TODO)
+        raise RefusedError(f"several {side} have the same number or stem", got=_shown(twice), todo=_REMEDY)
 
 
 def _refuse_missing(images: dict, masks: dict, allow_unmasked: bool) -> None:
@@ -139,14 +139,14 @@ def _refuse_missing(images: dict, masks: dict, allow_unmasked: bool) -> None:
         raise RefusedError(
             "no image and mask have a number in common",
             got=f"images {_shown(lonely_images, 2)}; masks {_shown(lonely_masks, 2)}",
-            todo=_TODO,
+            todo=_REMEDY,
         )
     if lonely_masks:
         also = f"; images without a mask: {_shown(lonely_images)}" if lonely_images else ""
         raise RefusedError(
             f"{len(lonely_masks)} masks without an image",
             got=f"{_shown(lonely_masks)}{also}",
-            todo=("the numbers may count from 0 and from 1: " if lonely_images else "") + _TODO,
+            todo=("the numbers may count from 0 and from 1: " if lonely_images else "") + _REMEDY,
         )
     if lonely_images and not allow_unmasked:
         raise RefusedError(
@@ -172,13 +172,13 @@ def _match_numbers(images: _Names, masks: _Names) -> tuple[list[tuple[int, ...]]
         raise RefusedError(
             "the names have no number that tells the slices apart",
             got=f"{_shown(images.names, 1)} with {_shown(masks.names, 1)}",
-            todo=_TODO,
+            todo=_REMEDY,
         )
     if len(columns) != len(others):
         raise RefusedError(
             f"{len(columns)} numbers vary in the names of the images, {len(others)} in those of the masks",
             got=f"{_shown(images.names, 2)}; {_shown(masks.names, 2)}",
-            todo=_TODO,
+            todo=_REMEDY,
         )
     left = [tuple(row[c] for c in columns) for row in images.numbers]
     right = [tuple(row[c] for c in others) for row in masks.numbers]
@@ -192,7 +192,7 @@ def _match_numbers(images: _Names, masks: _Names) -> tuple[list[tuple[int, ...]]
             raise RefusedError(
                 "the numbers in the names fit in more than one order",
                 got=f"{_shown(images.names, 2)}; {_shown(masks.names, 2)}",
-                todo=_TODO,
+                todo=_REMEDY,
             )
     return left, right
 

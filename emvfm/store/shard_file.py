@@ -21,7 +21,7 @@ from emvfm.errors import CorruptError
 __all__ = ["ShardReader", "ShardWriter", "crc32c_of_file"]
 
 _EMPTY = 2**64 - 1
-_TODO = "recompute it with `emvfm store verify --repair` and `emvfm embed`"
+_REMEDY = "recompute it with `emvfm store verify --repair` and `emvfm embed`"
 
 
 def _crc(data: bytes | np.ndarray) -> bytes:
@@ -86,12 +86,12 @@ def _index(path: str, n_chunks: int, size: int, modified: int) -> list[tuple[int
     """Return the offset and length of each chunk; cached as long as the file stays as it is."""
     length = n_chunks * 16
     if size < length + 4:
-        raise CorruptError("damaged shard: too short", where=path, got=f"{size} bytes", todo=_TODO)
+        raise CorruptError("damaged shard: too short", where=path, got=f"{size} bytes", todo=_REMEDY)
     with Path(path).open("rb") as stream:
         stream.seek(size - length - 4)
         tail = stream.read(length + 4)
     if _crc(tail[:length]) != tail[length:]:
-        raise CorruptError("damaged shard: checksum of the index differs", where=path, todo=_TODO)
+        raise CorruptError("damaged shard: checksum of the index differs", where=path, todo=_REMEDY)
     return [
         (int(offset), int(n)) for offset, n in np.frombuffer(tail, "<u8", count=2 * n_chunks).reshape(-1, 2)
     ]
@@ -111,7 +111,7 @@ class ShardReader:
         try:
             self._stream = open(path, "rb", buffering=0)  # noqa: PTH123, SIM115 - closed by close(); hot path
         except FileNotFoundError:
-            raise CorruptError("damaged store: a shard is missing", where=path, todo=_TODO) from None
+            raise CorruptError("damaged store: a shard is missing", where=path, todo=_REMEDY) from None
         try:
             status = os.fstat(self._stream.fileno())
             self._size = status.st_size
@@ -124,17 +124,17 @@ class ShardReader:
         """Fill the contiguous array `out` with chunk number `position`, once its checksum agrees."""
         offset, length = self._index[position]
         if offset == _EMPTY or length != out.nbytes + 4 or offset + length > self._size:
-            raise CorruptError(f"damaged shard: chunk {position} is not there", where=self.path, todo=_TODO)
+            raise CorruptError(f"damaged shard: chunk {position} is not there", where=self.path, todo=_REMEDY)
         self._stream.seek(offset)
         data, done = out.reshape(-1).view(np.uint8), 0
         while done < len(data):
             n = self._stream.readinto(data[done:])  # type: ignore[arg-type]
             if not n:
-                raise CorruptError("damaged shard: cut off", where=self.path, todo=_TODO)
+                raise CorruptError("damaged shard: cut off", where=self.path, todo=_REMEDY)
             done += n
         if self._stream.read(4) != _crc(data):
             raise CorruptError(
-                f"damaged shard: checksum of chunk {position} differs", where=self.path, todo=_TODO
+                f"damaged shard: checksum of chunk {position} differs", where=self.path, todo=_REMEDY
             )
 
     def close(self) -> None:
