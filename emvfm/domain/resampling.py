@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,8 +20,10 @@ from emvfm.errors import UsageError
 __all__ = [
     "PermutationTest",
     "SplitHalves",
+    "Statistic",
     "block_jackknife_interval",
     "block_permutation_test",
+    "equal_rows",
     "split_halves",
 ]
 
@@ -53,6 +56,8 @@ def block_permutation_test(
     *,
     permutations: int = 999,
     seed: int = 0,
+    further: Literal["larger", "smaller"] = "larger",
+    least: int = 2,
 ) -> PermutationTest:
     """Test whether two groups differ by exchanging whole blocks between them.
 
@@ -62,6 +67,10 @@ def block_permutation_test(
         Of two arrays of rows; rows of the first group come first in the numbering.
     blocks_x, blocks_y
         Block label of each row of either group.
+    further
+        Which values of the statistic mean further apart. Null values that are not a number are left out.
+    least
+        Rows that a group must have; exchanges that leave fewer are passed over.
     """
     groups = _members(blocks_x) + [m + len(blocks_x) for m in _members(blocks_y)]
     n_x, n = len(_members(blocks_x)), len(groups)
@@ -73,11 +82,15 @@ def block_permutation_test(
         order = rng.permutation(n)
         first = np.concatenate([groups[i] for i in order[:n_x]])
         second = np.concatenate([groups[i] for i in order[n_x:]])
-        if min(len(first), len(second)) >= 2:
+        if min(len(first), len(second)) >= least:
             null.append(statistic(first, second))
+    null = [value for value in null if not math.isnan(value)]
     # The observed relabelling comes back with its rows in another order, hence another rounding.
-    reached = observed - 1e-9 * abs(observed)
-    exceeding = sum(value >= reached for value in null)
+    rounding = 1e-9 * abs(observed)
+    if further == "larger":
+        exceeding = sum(value >= observed - rounding for value in null)
+    else:
+        exceeding = sum(value <= observed + rounding for value in null)
     return PermutationTest(observed, (1 + exceeding) / (1 + len(null)), tuple(null), math.comb(n, n_x))
 
 
@@ -86,7 +99,8 @@ class SplitHalves:
     """Distances at the size of half a domain: between halves of one domain, and of the two domains.
 
     `within` holds one value a draw for each domain; `between` compares a half of one with a half of the
-    other at the very same sizes, so that their ratio is not a matter of n.
+    other at the very same sizes, so that their ratio is not a matter of n. In `within` the two domains
+    alternate.
     """
 
     within: tuple[float, ...]
@@ -116,10 +130,11 @@ def split_halves(
     *,
     repeats: int = 100,
     seed: int = 0,
+    least: int = 2,
 ) -> SplitHalves:
     """Compare halves (by blocks) of each domain with each other and with halves of the other domain.
 
-    All compared sets are cut to the same number of rows. A domain of a single block has no halves and
+    All compared sets are cut to the same number of rows, at least `least`. A domain of a single block has no halves and
     gives no value.
     """
     rng = np.random.default_rng(seed)
@@ -133,21 +148,34 @@ def split_halves(
         x1, x2 = _halves(groups_x, rng)
         y1, y2 = _halves(groups_y, rng)
         n = min(map(len, (x1, x2, y1, y2)))
-        if n < 2:
+        if n < least:
             continue
         x1, x2, y1, y2 = (rng.permutation(rows)[:n] for rows in (x1, x2, y1, y2))
-        within += [statistic(x1, x2), statistic(y1, y2)]
-        between.append(statistic(x1, y1))
+        found = (statistic(x1, x2), statistic(y1, y2), statistic(x1, y1))
+        if not any(map(math.isnan, found)):
+            within += found[:2]
+            between.append(found[2])
     return SplitHalves(tuple(within), tuple(between))
 
 
 def block_jackknife_interval(
-    statistic: Statistic, blocks_x: Sequence[int], blocks_y: Sequence[int], *, level: float = 0.95
+    statistic: Statistic,
+    blocks_x: Sequence[int],
+    blocks_y: Sequence[int],
+    *,
+    level: float = 0.95,
+    bounds: tuple[float, float] = (0.0, math.inf),
 ) -> tuple[float, float] | None:
     """Return a Student interval from leaving out one block at a time, None with fewer than 3 blocks a group.
 
-    The bootstrap would draw slices twice, which shrinks covariances and lifts the distance; the jackknife
-    does not (Efron & Tibshirani 1993, chapter 11; two-sample form).
+    The bootstrap would draw slices twice, which shrinks covariances and lifts the distance, and puts pairs at
+    distance nought into statistics of pairs and nearest neighbours; the jackknife does not (Efron & Tibshirani
+    1993, chapter 11; two-sample form).
+
+    Parameters
+    ----------
+    bounds
+        Smallest and largest value there can be; the interval is cut there.
     """
     from scipy.stats import t
 
@@ -168,4 +196,34 @@ def block_jackknife_interval(
         variance += (len(groups) - 1) / len(groups) * float((deviations**2).sum())
         freedom += len(groups) - 1
     margin = float(t.ppf((1 + level) / 2, freedom)) * math.sqrt(variance)
-    return max(0.0, value - margin), value + margin
+    if math.isnan(value + margin):
+        return None
+    return max(bounds[0], value - margin), min(bounds[1], value + margin)
+
+
+def equal_rows(blocks: Sequence[Sequence[int]], *, seed: int = 0) -> list[NDArray[np.intp]]:
+    """Choose as many blocks and as many rows of each of several groups, so that bias is the same for all.
+
+    As many blocks as the poorest group has are drawn; then the longest block in hand loses its last slice
+    until all groups are of one size.
+
+    Parameters
+    ----------
+    blocks
+        One a group: block label of each of its rows, in the order of the slices.
+
+    Returns
+    -------
+    list of arrays
+        Rows of each group, increasing; all of the same length.
+    """
+    rng = np.random.default_rng(seed)
+    groups = [_members(labels) for labels in blocks]
+    fewest = min(map(len, groups))
+    chosen = [[members[i] for i in rng.permutation(len(members))[:fewest]] for members in groups]
+    target = min(sum(map(len, parts)) for parts in chosen)
+    for parts in chosen:
+        while sum(map(len, parts)) > target:
+            longest = max(range(fewest), key=lambda i: len(parts[i]))
+            parts[longest] = parts[longest][:-1]
+    return [np.sort(np.concatenate(parts)) for parts in chosen]

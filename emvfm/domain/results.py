@@ -1,84 +1,48 @@
-"""What a comparison of domains says: numbers with their n, null and interval, and one plain sentence."""
+"""Comparisons by the Fréchet distance, as it stands and in its variants."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from emvfm.domain.frechet import frechet_from_gram, gram
-from emvfm.domain.resampling import block_jackknife_interval, block_permutation_test, split_halves
+from emvfm.domain.comparison import Comparison, Measure, compare
+from emvfm.domain.frechet import (
+    Extrapolation,
+    FrechetAtInfinity,
+    ShrunkFrechet,
+    frechet_from_gram,
+    frechet_from_moments,
+    gram,
+)
+from emvfm.domain.moments import Moments
+from emvfm.errors import UsageError
 
-__all__ = ["FrechetComparison", "compare_frechet"]
+__all__ = [
+    "FRECHET",
+    "FrechetComparison",
+    "compare_frechet",
+    "compare_frechet_at_infinity",
+    "compare_moments",
+    "compare_shrunk_frechet",
+]
+
+FRECHET = Measure("fd", "Fréchet distance", ddof=1)
 
 
 @dataclass(frozen=True)
-class FrechetComparison:
-    """The Fréchet distance of two domains with what it takes to believe it.
+class FrechetComparison(Comparison):
+    """The squared Fréchet distance of two domains, ddof 1, float64, with what it takes to believe it."""
 
-    Attributes
-    ----------
-    value
-        Squared Fréchet distance, ddof 1, float64.
-    low, high
-        Block-jackknife interval; None with too few blocks.
-    n, blocks
-        Embeddings and blocks of consecutive slices of each domain; blocks are the effective n.
-    p_value
-        Of a one-sided test that exchanges whole blocks between the domains.
-    distinct
-        Different relabellings of blocks; the p-value can't be below one over it.
-    ratio
-        Distance between halves of different domains over halves of the same domain, at equal n.
-    within, between
-        Those distances.
-    null
-        Distances under permutation.
-    """
+    ddof: int | None = 1
+    measure: str = FRECHET.name
+    key: str = FRECHET.key
 
-    names: tuple[str, str]
-    value: float
-    low: float | None
-    high: float | None
-    level: float
-    n: tuple[int, int]
-    blocks: tuple[int, int]
-    dimension: int
-    p_value: float
-    permutations: int
-    distinct: int
-    ratio: float | None
-    within: tuple[float, ...]
-    between: tuple[float, ...]
-    null: tuple[float, ...]
-    seed: int
-    ddof: int = 1
 
-    @property
-    def verdict(self) -> str:
-        """One sentence a person can quote, or why nothing can be said."""
-        first, second = self.names
-        # The distance is symmetric: with equally many blocks, exchanging all of them changes nothing.
-        observed_ways = 2 if self.blocks[0] == self.blocks[1] else 1
-        if observed_ways / self.distinct > 0.05 or self.ratio is None:
-            return (
-                f"{first} and {second}: too few blocks of slices to say anything "
-                f"({self.blocks[0]} and {self.blocks[1]}, {self.distinct} ways to exchange them)"
-            )
-        test = f"p = {self.p_value:.3g} from {self.permutations} exchanges of blocks"
-        if self.p_value > 0.05:
-            return f"{first} and {second}: no evidence that they differ to this backbone ({test})"
-        return (
-            f"{first} and {second} differ to this backbone: {self.ratio:.1f} times as far apart as halves "
-            f"of one of them, at equal n ({test})"
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all fields and the verdict as plain JSON values."""
-        return {**asdict(self), "verdict": self.verdict}
+def _frechet(found: Comparison) -> FrechetComparison:
+    return FrechetComparison(**{item.name: getattr(found, item.name) for item in fields(found)})
 
 
 def compare_frechet(
@@ -96,31 +60,111 @@ def compare_frechet(
 
     One Gram matrix serves the value, the permutations, the halves and the jackknife.
     """
-    first, second = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    matrix = gram(first, second)
+    matrix = gram(x, y)
+    (found,) = compare(
+        names, lambda a, b: (frechet_from_gram(matrix, a, b),), (FRECHET,), blocks_x, blocks_y,
+        dimension=np.shape(x)[1], permutations=permutations, level=level, seed=seed,
+    )  # fmt: skip
+    return _frechet(found)
 
-    def statistic(a: np.ndarray, b: np.ndarray) -> float:
-        return frechet_from_gram(matrix, a, b)
 
-    test = block_permutation_test(statistic, blocks_x, blocks_y, permutations=permutations, seed=seed)
-    halves = split_halves(statistic, blocks_x, blocks_y, seed=seed)
-    interval = block_jackknife_interval(statistic, blocks_x, blocks_y, level=level)
-    low, high = interval if interval is not None else (None, None)
-    return FrechetComparison(
-        names=names,
-        value=test.observed,
-        low=low,
-        high=high,
-        level=level,
-        n=(len(first), len(second)),
-        blocks=(len(set(blocks_x)), len(set(blocks_y))),
-        dimension=first.shape[1],
-        p_value=test.p_value,
-        permutations=len(test.null),
-        distinct=test.distinct,
-        ratio=halves.ratio,
-        within=halves.within,
-        between=halves.between,
-        null=test.null,
-        seed=seed,
+def compare_shrunk_frechet(
+    names: tuple[str, str],
+    x: ArrayLike,
+    y: ArrayLike,
+    blocks_x: Sequence[int],
+    blocks_y: Sequence[int],
+    *,
+    permutations: int = 999,
+    level: float = 0.95,
+    seed: int = 0,
+) -> FrechetComparison:
+    """Compare as `compare_frechet`, with covariances shrunk by Ledoit and Wolf's rule in every resample."""
+    distance = ShrunkFrechet(x, y)
+    n, m = len(np.asarray(x)), len(np.asarray(y))
+    shrinkage = [distance.shrinkage(np.arange(n)), distance.shrinkage(n + np.arange(m))]
+    measure = Measure(
+        "fd-ledoit-wolf", "Fréchet distance, shrunk covariances", ddof=1, parameters={"shrinkage": shrinkage}
     )
+    (found,) = compare(
+        names, lambda a, b: (distance(a, b),), (measure,), blocks_x, blocks_y,
+        dimension=distance.dimension, permutations=permutations, level=level, seed=seed,
+    )  # fmt: skip
+    return _frechet(found)
+
+
+def compare_frechet_at_infinity(
+    names: tuple[str, str],
+    x: ArrayLike,
+    y: ArrayLike,
+    blocks_x: Sequence[int],
+    blocks_y: Sequence[int],
+    *,
+    points: int = 15,
+    permutations: int = 999,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Comparison:
+    """Compare by the Fréchet distance extrapolated to infinite n; the points of the line are in `parameters`.
+
+    Raises
+    ------
+    UsageError
+        A domain is a single block, so there are no subsamples.
+    """
+    matrix = gram(x, y)
+    n, m = len(np.asarray(x)), len(np.asarray(y))
+    labels = [*(f"x{b}" for b in blocks_x), *(f"y{b}" for b in blocks_y)]
+    distance = FrechetAtInfinity(matrix, labels, points=points, seed=seed)
+    line: Extrapolation | None = distance.fit(np.arange(n), n + np.arange(m))
+    if line is None:
+        raise UsageError("too few blocks to extrapolate", where=" × ".join(names), expected="2 or more each")
+    measure = Measure(
+        "fd-infinity", "Fréchet distance at infinite n", centred=True, bounds=(-np.inf, np.inf), ddof=1,
+        parameters=asdict(line),
+    )  # fmt: skip
+    (found,) = compare(
+        names, lambda a, b: (distance(a, b),), (measure,), blocks_x, blocks_y,
+        dimension=np.shape(x)[1], permutations=permutations, level=level, seed=seed,
+    )  # fmt: skip
+    return found
+
+
+def compare_moments(
+    names: tuple[str, str],
+    x: Mapping[int, Moments],
+    y: Mapping[int, Moments],
+    *,
+    permutations: int = 999,
+    repeats: int = 100,
+    level: float = 0.95,
+    seed: int = 0,
+) -> FrechetComparison:
+    """Compare two domains by the streamed moments of each block of slices, such as of patch embeddings.
+
+    What is exchanged, halved and left out are the blocks; moments of any union of them follow by merging.
+
+    Parameters
+    ----------
+    x, y
+        Moments of the embeddings of each block, by its label.
+    """
+    parts = [*x.values(), *y.values()]
+
+    def union(rows: np.ndarray) -> Moments:
+        merged = parts[rows[0]]
+        for row in rows[1:]:
+            merged = merged.merged(parts[row])
+        return merged
+
+    def distance(a: np.ndarray, b: np.ndarray) -> tuple[float]:
+        first, second = union(a), union(b)
+        return (frechet_from_moments(first.mean, first.covariance(), second.mean, second.covariance()),)
+
+    measure = Measure("fd", FRECHET.name, ddof=1, parameters={"embeddings": "patches"})
+    (found,) = compare(
+        names, distance, (measure,), list(x), list(y), dimension=len(parts[0].mean),
+        n=(sum(p.n for p in x.values()), sum(p.n for p in y.values())),
+        least=1, permutations=permutations, repeats=repeats, level=level, seed=seed,
+    )  # fmt: skip
+    return _frechet(found)

@@ -9,8 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
+from sklearn.covariance import ledoit_wolf_shrinkage
 
-from emvfm.domain.frechet import frechet_distance, frechet_from_gram, frechet_from_moments, gram
+from emvfm.domain.frechet import (
+    FrechetAtInfinity,
+    ShrunkFrechet,
+    frechet_distance,
+    frechet_from_gram,
+    frechet_from_moments,
+    gram,
+    ledoit_wolf_from_gram,
+)
 from emvfm.errors import UsageError
 
 
@@ -196,3 +205,83 @@ def test_embeddings_of_different_length_are_refused(n: int) -> None:
 def test_constant_embeddings_are_only_as_far_as_their_means() -> None:
     assert frechet_distance(np.full((5, 3), 2.0), np.zeros((4, 3))) == pytest.approx(12.0)
     assert frechet_distance(np.full((5, 9), 2.0), np.full((7, 9), 2.0)) == 0.0
+
+
+def test_gaussians_far_apart_have_their_known_distance_within_three_standard_errors() -> None:
+    rng = np.random.default_rng(20)
+    mixing = rng.normal(size=(2, 5, 5)) / 2 + np.eye(5)
+    mean = np.full(5, 0.4)
+    truth = frechet_from_moments(np.zeros(5), mixing[0].T @ mixing[0], mean, mixing[1].T @ mixing[1])
+    values = [
+        frechet_distance(
+            rng.normal(size=(2000, 5)) @ mixing[0], rng.normal(size=(2000, 5)) @ mixing[1] + mean
+        )
+        for _ in range(60)
+    ]
+    assert abs(np.mean(values) - truth) < 3 * np.std(values, ddof=1) / np.sqrt(60) + 0.002 * truth
+
+
+@pytest.mark.parametrize(("n", "m", "d"), SIZES)
+def test_shrinkage_is_that_of_scikit_learn(n: int, m: int, d: int) -> None:
+    rng = np.random.default_rng(n * d)
+    x, y = correlated(rng, n, d), correlated(rng, m, d, shift=2.0)
+    matrix = gram(x, y)
+    for z, rows in ((x, np.arange(n)), (y, n + np.arange(m)), (y[:2], [n, n + 1])):
+        assert ledoit_wolf_from_gram(matrix, rows, d) == pytest.approx(ledoit_wolf_shrinkage(z), abs=1e-9)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), SIZES)
+def test_shrunk_distance_equals_that_of_the_full_shrunk_covariances(n: int, m: int, d: int) -> None:
+    rng = np.random.default_rng(n + 3 * d)
+    x, y = correlated(rng, n, d), correlated(rng, m, d, shift=0.4)
+    moments = []
+    for z in (x, y):
+        share, covariance = ledoit_wolf_shrinkage(z), np.atleast_2d(np.cov(z, rowvar=False))
+        moments += [z.mean(0), (1 - share) * covariance + share * np.trace(covariance) / d * np.eye(d)]
+    found = ShrunkFrechet(x, y)(np.arange(n), n + np.arange(m))
+    assert found == pytest.approx(frechet_from_moments(*moments), rel=1e-6)
+    other = ShrunkFrechet(x, y, correlated(rng, 5, d))(n + np.arange(m), np.arange(n))
+    assert other == pytest.approx(found, rel=1e-6)  # symmetric, and whatever else is in the matrix
+
+
+def test_shrinking_brings_two_samples_of_one_law_closer() -> None:
+    rng = np.random.default_rng(21)
+    x, y = rng.normal(size=(20, 100)), rng.normal(size=(20, 100))
+    assert ShrunkFrechet(x, y)(np.arange(20), 20 + np.arange(20)) < 0.5 * frechet_distance(x, y)
+
+
+def _at_infinity(x: np.ndarray, y: np.ndarray, length: int, seed: int = 0) -> FrechetAtInfinity:
+    labels = [*(f"x{i // length}" for i in range(len(x))), *(f"y{i // length}" for i in range(len(y)))]
+    return FrechetAtInfinity(gram(x, y), labels, seed=seed)
+
+
+def test_the_distance_at_infinite_n_has_far_less_bias() -> None:
+    rng = np.random.default_rng(22)
+    plain, extrapolated = [], []
+    for _ in range(40):
+        x, y = rng.normal(size=(120, 4)), 0.5 + rng.normal(size=(120, 4))
+        plain.append(frechet_distance(x, y))
+        extrapolated.append(_at_infinity(x, y, 1)(np.arange(120), 120 + np.arange(120)))
+    bias, left = np.mean(plain) - 1.0, np.mean(extrapolated) - 1.0
+    assert bias > 0.02
+    assert abs(left) < 3 * np.std(extrapolated) / np.sqrt(40)
+
+
+def test_the_line_goes_through_the_distances_of_unions_of_whole_blocks() -> None:
+    rng = np.random.default_rng(23)
+    x, y = rng.normal(size=(30, 3)), rng.normal(size=(20, 3))
+    a, b = np.arange(30), 30 + np.arange(20)
+    line = _at_infinity(x, y, 5).fit(a, b)
+    assert line is not None
+    assert len(line.distances) == 15
+    assert line.inverse_n[-1] == pytest.approx((1 / 30 + 1 / 20) / 2)
+    assert line.distances[-1] == pytest.approx(frechet_distance(x, y))
+    possible = {round((1 / n + 1 / m) / 2, 12) for n in range(5, 31, 5) for m in range(5, 21, 5)}
+    assert {round(v, 12) for v in line.inverse_n} <= possible
+    slope, value = np.polyfit(line.inverse_n, line.distances, 1)
+    assert (line.slope, line.value) == pytest.approx((slope, value))
+    assert line.r2 == pytest.approx(np.corrcoef(line.inverse_n, line.distances)[0, 1] ** 2)
+    assert line == _at_infinity(x, y, 5).fit(a, b)
+    assert line != _at_infinity(x, y, 5, seed=1).fit(a, b)
+    assert _at_infinity(x, y, 30).fit(a, b) is None  # a single block each
+    assert np.isnan(_at_infinity(x, y, 30)(a, b))

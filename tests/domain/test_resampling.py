@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from scipy.stats import kstest, t
 
 from emvfm.domain.frechet import frechet_from_gram, gram
-from emvfm.domain.resampling import block_jackknife_interval, block_permutation_test, split_halves
+from emvfm.domain.resampling import (
+    block_jackknife_interval,
+    block_permutation_test,
+    equal_rows,
+    split_halves,
+)
 from emvfm.errors import UsageError
 
 
@@ -293,3 +298,64 @@ def test_the_seed_decides_the_halves() -> None:
     first, again, other = (split_halves(statistic, blocks, blocks, repeats=8, seed=s) for s in (4, 4, 5))
     assert first == again
     assert first != other
+
+
+def test_smaller_may_mean_further_apart() -> None:
+    rng = np.random.default_rng(12)
+    values = np.concatenate([rng.normal(size=12), 3 + rng.normal(size=12)])
+    difference, blocks = _mean_difference(values), np.repeat(np.arange(6), 2)
+    larger = block_permutation_test(difference, blocks, blocks, permutations=200, seed=1)
+    smaller = block_permutation_test(
+        lambda a, b: -difference(a, b), blocks, blocks, permutations=200, seed=1, further="smaller"
+    )
+    assert smaller.p_value == larger.p_value < 0.05
+    assert smaller.null == tuple(-v for v in larger.null)
+
+
+def test_values_that_are_not_a_number_count_for_nothing() -> None:
+    calls = itertools.count()
+
+    def statistic(a: np.ndarray, b: np.ndarray) -> float:
+        return math.nan if next(calls) % 3 == 2 else 1.0
+
+    blocks = [0, 0, 1, 1, 2, 2, 3, 3]
+    test = block_permutation_test(statistic, blocks, blocks, permutations=98)
+    assert len(test.null) == 65  # of 99 calls every third, the first is the observed one
+    assert test.p_value == 1.0
+    assert split_halves(lambda a, b: math.nan, blocks, blocks).ratio is None
+    assert block_jackknife_interval(lambda a, b: math.nan, blocks, blocks) is None
+
+
+def test_an_interval_stays_within_its_bounds() -> None:
+    values = np.random.default_rng(13).normal(size=16)
+    blocks = np.repeat(np.arange(4), 2)
+
+    def difference(a: np.ndarray, b: np.ndarray) -> float:
+        return float(values[a].mean() - values[b].mean())
+
+    low, high = block_jackknife_interval(difference, blocks, blocks, bounds=(-math.inf, math.inf))
+    assert low < difference(np.arange(8), 8 + np.arange(8)) < high
+    assert block_jackknife_interval(
+        difference, blocks, blocks, bounds=(low + 0.1, high - 0.1)
+    ) == pytest.approx((low + 0.1, high - 0.1))
+
+
+@given(
+    sizes=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=7), min_size=2, max_size=4),
+    seed=st.integers(0, 99),
+)
+def test_equal_rows_are_equally_many_from_equally_many_blocks(sizes: list[list[int]], seed: int) -> None:
+    groups = [np.repeat(np.arange(len(lengths)), lengths).tolist() for lengths in sizes]
+    chosen = equal_rows(groups, seed=seed)
+    assert len({len(rows) for rows in chosen}) == 1
+    if max(map(max, sizes)) == 1:
+        assert {len(rows) for rows in chosen} == {min(map(len, sizes))}
+    fewest = min(map(len, sizes))
+    for rows, labels in zip(chosen, groups, strict=True):
+        assert rows.tolist() == sorted(set(rows.tolist()))
+        blocks = np.asarray(labels)[rows]
+        assert len(set(blocks.tolist())) <= fewest
+        for block in set(blocks.tolist()):  # consecutive slices from the start of a block
+            members = rows[blocks == block]
+            assert members.tolist() == list(range(labels.index(block), labels.index(block) + len(members)))
+    assert all((a == b).all() for a, b in zip(chosen, equal_rows(groups, seed=seed), strict=True))
