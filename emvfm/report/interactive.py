@@ -197,7 +197,7 @@ def map_page(
 <label id="joined"><input type="checkbox" id="path"> Join slices</label>
 <button type="button" id="reset">Whole map</button></div>
 <div class="stage"><div><div class="plot">
-<canvas id="plot" tabindex="0" role="img" aria-label="{what}; arrow keys go from point to point"></canvas></div>
+<canvas id="plot" tabindex="0" role="img" aria-label="{what}; arrow keys step through the points"></canvas></div>
 <div id="legend" aria-label="Legend"></div></div>
 <aside aria-live="polite"><p class="hint" id="hint">Point at a dot, or tap it, to see its image.</p>
 <canvas id="crop" hidden role="img" aria-label="Image of the chosen point"></canvas><dl id="facts"></dl></aside></div>

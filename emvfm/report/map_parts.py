@@ -42,7 +42,7 @@ dt{color:var(--soft)}
 dd{margin:0;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
 .keys{color:var(--soft);font-size:.85rem;margin:.8rem 0 0}
 [hidden]{display:none!important}
-@media (max-width:48rem){.stage{grid-template-columns:minmax(0,1fr)}.plot{height:58vh}
+@media (max-width:48rem){.stage{grid-template-columns:minmax(0,1fr)}.plot{height:50vh}
 aside{display:grid;grid-template-columns:9rem minmax(0,1fr);gap:.9rem;align-items:start;min-height:9rem}
 aside dl{margin:0}aside .hint{grid-column:1/-1}}
 """
