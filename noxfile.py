@@ -81,3 +81,10 @@ def performance(session: nox.Session) -> None:
     """Write docs/performance.md from benchmarks on this machine."""
     prepare(session)
     run(session, "python", "-m", "benchmarks.performance", *session.posargs)
+
+
+@nox.session(default=False)
+def robustness(session: nox.Session) -> None:
+    """Write docs/robustness.md: kills, races and damage of stores; as root, of full disks too."""
+    prepare(session)
+    run(session, "python", "-m", "benchmarks.robustness", *session.posargs, OMP_NUM_THREADS="1")
