@@ -175,7 +175,8 @@ def _matrix_section(
         "Train × test",
         "Foreground IoU of mitochondria at native resolution, counts pooled over the test slices of a run, mean over "
         "seeds; brackets: 95 % percentile bootstrap of seeds and blocks of consecutive slices together. "
-        f"Test slices: {', '.join(f'{len(b)} of {n} in {len(set(b))} blocks' for n, b in blocks.items())}. "
+        f"Test slices: {', '.join(f'{len(b)} of {n} in {len(set(b))} blocks' for n, b in blocks.items())}; "
+        "of two blocks an interval is no more than the distance between them. "
         "Every run of a kind has the same number of steps and crops, and its last step counts: no slice was used to "
         "choose anything. The recipe was chosen earlier, on validation blocks cut from the training sections.",
     )
@@ -270,7 +271,7 @@ def _cost_section(page: Document, rows: dict[Any, list[dict[str, Any]]]) -> None
     page.section(
         "Time and memory",
         "Seconds of training without validation, peak resident memory of the process, means over seeds; "
-        "embedding is paid once for all runs.",
+        "embedding is paid once for all runs. Other programs shared the cores at times: seconds are upper bounds.",
     )
     table = []
     for (data, lora), group in rows.items():
