@@ -1,101 +1,23 @@
-r"""Principal components of embeddings of any number, from a stream of blocks, in float64.
+"""Principal components of embeddings of any number, from their moments alone, in float64.
 
-Only the mean and the scatter matrix are kept. Blocks are centred on their own mean before their scatter is
-formed, and two summaries are merged by the pairwise update of Chan, Golub & LeVeque (1983,
-doi:10.1080/00031305.1983.10483115): no difference of large sums ever occurs, so an offset that is huge
-against the spread costs no digits. The result is the exact PCA of all rows, not an incremental estimate.
+The moments come from a stream of blocks (`emvfm.domain.moments`), so memory is bounded and the result is the
+exact PCA of all rows, not an incremental estimate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from emvfm.domain.moments import Moments
 from emvfm.errors import UsageError
 
-__all__ = ["Basis", "Moments", "balanced_moments", "principal_components", "streamed_moments"]
+__all__ = ["Basis", "balanced_moments", "principal_components"]
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Moments:
-    """What principal components need to know of a set of rows.
-
-    Attributes
-    ----------
-    n
-        Rows.
-    mean
-        ``(D,)``.
-    scatter
-        ``(D, D)``: sum of outer products of the centred rows.
-    """
-
-    n: int
-    mean: Floats
-    scatter: Floats
-
-    def merged(self, other: Moments) -> Moments:
-        """Return the moments of both sets of rows together."""
-        if len(self.mean) != len(other.mean):
-            raise UsageError("embeddings of different length", got=f"{len(self.mean)} and {len(other.mean)}")
-        n = self.n + other.n
-        shift = other.mean - self.mean
-        scatter = self.scatter + other.scatter + (self.n * other.n / n) * np.outer(shift, shift)
-        return Moments(n, self.mean + shift * (other.n / n), scatter)
-
-
-def _moments(rows: Floats) -> Moments:
-    """Return the moments of ``(n, D)`` rows, which are centred in place."""
-    mean = rows.mean(axis=0)
-    rows -= mean
-    return Moments(len(rows), mean, rows.T @ rows)
-
-
-def streamed_moments(blocks: Iterable[ArrayLike], rows: int = 4096) -> Moments:
-    """Return the moments of all rows of a stream.
-
-    Parameters
-    ----------
-    blocks
-        ``(n_i, D)`` each, of any real type; n_i may be 0. One is in memory at a time.
-    rows
-        So many are gathered before a product is formed, because small products are slow.
-
-    Raises
-    ------
-    UsageError
-        No rows, not rows, rows of different length, or values that are not finite.
-    """
-    gathered: Floats | None = None
-    total: Moments | None = None
-    filled = 0
-    for block in blocks:
-        values = np.asarray(block)
-        if values.ndim != 2 or (gathered is not None and values.shape[1] != gathered.shape[1]):
-            expected = "(n, D)" if gathered is None else f"(n, {gathered.shape[1]})"
-            raise UsageError("not a block of embeddings", got=values.shape, expected=expected)
-        if gathered is None:
-            gathered = np.empty((rows, values.shape[1]))
-        while len(values):
-            taken = values[: rows - filled]
-            gathered[filled : filled + len(taken)] = taken
-            filled, values = filled + len(taken), values[len(taken) :]
-            if filled == rows:
-                part = _moments(gathered)
-                total, filled = part if total is None else total.merged(part), 0
-    if gathered is not None and filled:
-        part = _moments(gathered[:filled])
-        total = part if total is None else total.merged(part)
-    if total is None:
-        raise UsageError("no embeddings", expected="one row or more")
-    if not np.isfinite(total.scatter).all():
-        raise UsageError("embeddings are not finite")
-    return total
 
 
 def balanced_moments(parts: Sequence[Moments]) -> Moments:

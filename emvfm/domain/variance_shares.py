@@ -124,7 +124,7 @@ def _jackknife_errors(
     basis: Basis, rows: Sequence[Floats], coordinates: Sequence[Floats], blocks: Sequence[Sequence[int]]
 ) -> tuple[Floats, Floats, int] | None:
     """Return standard errors of the shares and of the parts between groups, and degrees of freedom."""
-    parts: list[list[tuple[Floats, Floats, float, float, Floats]]] = []
+    parts: list[list[tuple[Any, ...]]] = []
     for x, c, labels in zip(rows, coordinates, map(np.asarray, blocks), strict=True):
         own = []
         for label in np.unique(labels):
@@ -187,12 +187,11 @@ def summarise(
             np.array([(c**2).sum(axis=0) for c in coordinates]),
             np.array([len(c) for c in coordinates], np.float64),
         )
-    margin = 0.0 if errors is None else float(t.ppf((1 + level) / 2, errors[2]))
 
     def ends(value: float | None, which: int, k: int) -> tuple[float | None, float | None]:
         if errors is None or value is None:
             return None, None
-        width = margin * float(errors[which][k])
+        width = float(t.ppf((1 + level) / 2, errors[2])) * float(errors[:2][which][k])
         return max(0.0, value - width), min(1.0, value + width)
 
     components = []

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from emvfm.domain.colour_maps import rgb_maps, robust_limits
-from emvfm.domain.pca import principal_components, streamed_moments
+from emvfm.domain.moments import streamed_moments
+from emvfm.domain.pca import principal_components
 from emvfm.errors import UsageError
 
 

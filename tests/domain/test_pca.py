@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
-from emvfm.domain.pca import Basis, balanced_moments, principal_components, streamed_moments
+from emvfm.domain.moments import streamed_moments
+from emvfm.domain.pca import Basis, balanced_moments, principal_components
 from emvfm.errors import UsageError
 
 
@@ -97,13 +98,6 @@ def test_memory_does_not_grow_with_the_stream() -> None:
     assert peaks[1] < 1.1 * peaks[0]
 
 
-def test_the_given_rows_are_left_alone() -> None:
-    rows = _rows(64, 4)
-    before = rows.copy()
-    streamed_moments([rows], rows=64)
-    np.testing.assert_array_equal(rows, before)
-
-
 def test_what_it_takes_for_a_share_of_the_variance() -> None:
     rows = np.zeros((8, 4))
     rows[np.arange(8), np.repeat(np.arange(4), 2)] = np.tile([1.0, -1.0], 4)
@@ -116,29 +110,9 @@ def test_what_it_takes_for_a_share_of_the_variance() -> None:
     np.testing.assert_array_equal(nothing.transform(np.ones((1, 3)), whiten=True), 0)
 
 
-@pytest.mark.parametrize(
-    ("blocks", "part"),
-    [
-        ([], "no embeddings"),
-        ([np.empty((0, 3))], "no embeddings"),
-        ([np.ones(3)], "(n, D)"),
-        ([np.ones((2, 3)), np.ones((2, 4))], "(n, 3)"),
-        ([np.full((2, 3), np.nan)], "not finite"),
-        ([np.array([[1.0, np.inf], [0, 0]])], "not finite"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_what_are_no_rows(blocks: list[np.ndarray], part: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        streamed_moments(blocks)
-    assert part in str(caught.value)
-
-
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (5, 0), (5, 6), (3, 4)])
 def test_how_many_components_there_can_be(n: int, k: int) -> None:
     with pytest.raises(UsageError):
         principal_components(streamed_moments([_rows(n, 5)]), k)
     with pytest.raises(UsageError, match=r"\(n, 5\)"):
         _basis(_rows(9, 5), 2).transform(np.ones((2, 4)))
-    with pytest.raises(UsageError, match="different length"):
-        streamed_moments([np.ones((2, 3))]).merged(streamed_moments([np.ones((2, 4))]))

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from emvfm.domain.pca import principal_components, streamed_moments
+from emvfm.domain.moments import streamed_moments
+from emvfm.domain.pca import principal_components
 from emvfm.domain.variance_shares import summarise
 
 

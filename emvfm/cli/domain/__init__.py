@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from emvfm.cli.domain import fd
+from emvfm.cli.domain import fd, pca
 
 __all__ = ["register"]
 
 #: In the order of the help page.
-COMMANDS = (fd,)
+COMMANDS = (fd, pca)
 
 
 def register(app: typer.Typer) -> None:
