@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,13 +21,9 @@ import numpy as np
 
 from benchmarks.document import Document
 from benchmarks.timing import paired
-from emvfm.backbones.backbone import Backbone
 from emvfm.backbones.loading import load_backbone
 from emvfm.backbones.options import BackboneOptions
-from emvfm.backbones.preprocess import Preprocess
-from emvfm.datasets.images import read_image
 from emvfm.datasets.manifest import Dataset, Sample
-from emvfm.extraction.config import EmbedConfig
 from emvfm.extraction.pipeline import embed_dataset
 from emvfm.provenance import sha256_file
 from emvfm.workspace import Workspace
@@ -89,82 +85,6 @@ def start_up(page: Document) -> None:
             ]
         ],
     )
-
-
-def _bare_loop(
-    backbone: Backbone, batches: list[np.ndarray], layers: tuple[int, ...]
-) -> Callable[[], object]:
-    import torch
-
-    def run() -> None:
-        with torch.inference_mode():
-            for batch in batches:
-                backbone.tokens(torch.from_numpy(batch), layers)
-
-    return run
-
-
-def _reference_way(
-    backbone: Backbone, batches: list[np.ndarray], layers: tuple[int, ...]
-) -> Callable[[], object]:
-    import torch
-
-    def run() -> None:
-        with torch.inference_mode():
-            for batch in batches:
-                for _ in range(3):  # one pass each for segmentation, pooling and OOD, nothing kept
-                    backbone.tokens(torch.from_numpy(batch), layers)
-
-    return run
-
-
-def throughput(page: Document, n: int, rounds: int) -> None:
-    """Compare extraction into a fresh store with a bare forward loop over tensors in memory."""
-    with scratch() as folder:
-        workspace = Workspace(folder / "workspace")
-        (folder / "images").mkdir()
-        dataset = write_images(folder / "images", n, SIDE)
-        options = EmbedConfig(backbone="dinov2_vits14", untrained=True, init="kaiming")
-        backbone = load_backbone(options, workspace)
-        single = load_backbone(
-            EmbedConfig(backbone="dinov2_vits14", untrained=True, init="kaiming", precision="float32"),
-            workspace,
-        )
-        preprocess = Preprocess.for_backbone(backbone.spec, options)
-        batches = [
-            preprocess.prepare(read_image(dataset.image_path(s))).pixels[None] for s in dataset.samples
-        ]
-        layers = backbone.choose_layers(None)
-
-        def extract() -> None:
-            shutil.rmtree(workspace.store, ignore_errors=True)
-            embed_dataset(dataset, backbone, options, workspace)
-
-        def reuse() -> None:
-            embed_dataset(dataset, backbone, options, workspace).image_embeddings()
-
-        times = paired({"bare": _bare_loop(backbone, batches, layers), "emvfm": extract,
-                        "reference": _reference_way(single, batches, layers)}, rounds)  # fmt: skip
-        again = paired({"reuse": reuse}, rounds)
-    share, low, high = times.ratio("bare", "emvfm")
-    faster, slowest, fastest = times.ratio("reference", "emvfm")
-    page.section(
-        "Extraction",
-        f"{n} images of {SIDE} px, ViT-S/14, four layers, computed in {backbone.precision}, one image a pass, "
-        f"{rounds} paired rounds: a bare forward loop over tensors already in memory; `embed_dataset` into a fresh "
-        "store (read, verify, decode, normalise, compute, checksum, flush to disk); the reference's way, three forward "
-        "passes an image in float32. Ratios are medians over rounds with the lowest and highest round.",
-    )
-    page.table(
-        ["what", "median s", "images/s"],
-        [[name, times.median(name), n / times.median(name)] for name in times.seconds]
-        + [["second analysis, from the store", again.median("reuse"), n / again.median("reuse")]],
-    )
-    page.table(
-        ["claim", "measured", "rounds", "expected"],
-        [["throughput as a share of the bare loop", share, f"{low:.3f} – {high:.3f}", "≥ 0.90"],
-         ["times faster than the reference's way", faster, f"{slowest:.2f} – {fastest:.2f}", "≥ 2"]],
-    )  # fmt: skip
 
 
 def reading(page: Document, n: int, rounds: int) -> None:
@@ -252,6 +172,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="paired rounds")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of performance.md")
     given = parser.parse_args()
+    from benchmarks.extraction import throughput
+    from benchmarks.large_images import large_images
+    from benchmarks.peers import dinotool
+
     page = Document(
         "Performance",
         COMMAND,
@@ -262,6 +186,8 @@ def main() -> None:
     throughput(page, given.images, given.rounds)
     reading(page, 64, given.rounds)
     memory(page)
+    large_images(page)
+    dinotool(page, given.images, given.rounds)
     page.write(given.out / "performance.md")
 
 

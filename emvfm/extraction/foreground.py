@@ -9,13 +9,20 @@ from emvfm.backbones.preprocess import Preprocess
 
 __all__ = ["patch_foreground"]
 
+_BAND = 64  # rows of patches at a time: the mask of a large section is not copied as a whole
 
-def _coverage(n_patches: int, patch: int, native: int, scaled: int) -> NDArray[np.float64]:
-    """Return ``(n_patches, native)``: how much of each native pixel each patch covers along one axis."""
-    edges = np.arange(n_patches + 1) * patch * native / scaled
-    low = np.maximum(edges[:-1, None], np.arange(native)[None])
-    high = np.minimum(edges[1:, None], np.arange(1, native + 1)[None])
-    return np.clip(high - low, 0, None)
+
+def _edges(n_patches: int, patch: int, native: int, scaled: int) -> NDArray[np.float64]:
+    """Return the ``n_patches + 1`` borders of patches in native pixels; none lies beyond the image."""
+    return np.minimum(np.arange(n_patches + 1) * patch * native / scaled, native)
+
+
+def _sums(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the sums of `values` along the first axis between fractional `edges`: ``(len(edges) - 1, …)``."""
+    total = np.concatenate([np.zeros((1, *values.shape[1:])), np.cumsum(values, axis=0)])
+    below = np.minimum(np.floor(edges).astype(int), len(values) - 1)
+    part = (edges - below).reshape(-1, *[1] * (values.ndim - 1))
+    return np.diff(total[below] + part * values[below], axis=0)
 
 
 def patch_foreground(mask: NDArray[np.bool_], preprocess: Preprocess) -> NDArray[np.float32]:
@@ -28,11 +35,16 @@ def patch_foreground(mask: NDArray[np.bool_], preprocess: Preprocess) -> NDArray
     preprocess
         Says how an image of that size is resized and padded.
     """
-    shown = preprocess.view(mask)
-    scaled = preprocess.scaled((mask.shape[0], mask.shape[1]))
+    shown, size = preprocess.view(mask), (mask.shape[0], mask.shape[1])
     rows, columns = (
-        _coverage(-(-new // preprocess.patch), preprocess.patch, old, new)
-        for old, new in zip(shown.shape, scaled, strict=True)
+        _edges(n, preprocess.patch, native, scaled)
+        for n, native, scaled in zip(preprocess.grid(size), shown.shape, preprocess.scaled(size), strict=True)
     )
-    area = rows.sum(axis=1)[:, None] * columns.sum(axis=1)[None, :]
-    return (rows @ shown.astype(np.float64) @ columns.T / area).astype(np.float32)
+    bands = []
+    for first in range(0, len(rows) - 1, _BAND):
+        edges = rows[first : first + _BAND + 1]
+        top = int(edges[0])
+        native = shown[top : int(np.ceil(edges[-1]))].astype(np.float64)
+        sums = _sums(_sums(native, edges - top).T, columns).T
+        bands.append(sums / np.outer(np.diff(edges), np.diff(columns)))
+    return np.clip(np.concatenate(bands), 0, 1).astype(np.float32)

@@ -71,3 +71,18 @@ def test_a_view_shows_the_mask_as_it_shows_the_image(view: View, input_size: str
     mask, plain = _mask(25, 34), replace(PLAIN, input_size=input_size)
     expected = _naive(np.ascontiguousarray(view(mask)), plain)
     np.testing.assert_allclose(patch_foreground(mask, replace(plain, view=view)), expected, atol=1e-6)
+
+
+def test_bands_of_a_tall_mask_join_without_a_seam() -> None:
+    mask = np.random.default_rng(0).random((7 * 150 + 3, 40)) < 0.4
+    preprocess = Preprocess(7, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), "x0.9")
+    whole = patch_foreground(mask, preprocess)
+    assert whole.shape == preprocess.grid(mask.shape)  # 136 rows: three bands
+    edges = np.minimum(
+        np.arange(whole.shape[0] + 1) * 7 / preprocess.scaled(mask.shape)[0] * len(mask), len(mask)
+    )
+    rows = np.interp(edges, np.arange(len(mask) + 1), np.concatenate([[0], np.cumsum(mask.sum(axis=1))]))
+    columns = np.diff(
+        np.minimum(np.arange(whole.shape[1] + 1) * 7 / preprocess.scaled(mask.shape)[1] * 40, 40)
+    )
+    np.testing.assert_allclose((whole * columns).sum(axis=1) * np.diff(edges), np.diff(rows), rtol=1e-5)

@@ -78,10 +78,14 @@ def test_tiles_give_what_one_pass_gives(
 def test_a_view_of_a_large_image_is_tiled_too(
     local: Backbone, make_dataset: Any, make_config: Any, workspace: Any
 ) -> None:
-    dataset = _with_image(make_dataset("data", [(64, 64)]), DRAW.integers(0, 60000, (150, 210)).astype("uint16"))
+    dataset = _with_image(
+        make_dataset("data", [(64, 64)]), DRAW.integers(0, 60000, (150, 210)).astype("uint16")
+    )
     view = View(turns=1, mirrored=True, skipped=(8, 3))
     found = [
-        embed_dataset(dataset, local, make_config(tile=tile, tile_overlap=16 if tile else 0), workspace, view=view)
+        embed_dataset(
+            dataset, local, make_config(tile=tile, tile_overlap=16 if tile else 0), workspace, view=view
+        )
         for tile in (0, 48)
     ]
     np.testing.assert_allclose(found[1].patches(0), found[0].patches(0), atol=2e-3)
