@@ -202,10 +202,10 @@ class Calibration:
     def verdict(self) -> str:
         """One sentence on what the threshold promises."""
         if self.enough:
-            return f"threshold for {self.level:.2g} false alarms from {self.blocks} calibration blocks"
+            return f"the threshold promises a rate of false alarms of {self.level:.2g}, from {self.blocks} calibration blocks"
         return (
             f"too few calibration blocks for level {self.level:.2g} ({self.blocks}, {self.needed} are needed): "
-            f"the threshold promises no less than {self.promised:.2g} false alarms"
+            f"the least rate of false alarms that a threshold can promise is {self.promised:.2g}"
         )
 
     def to_json(self) -> dict[str, Any]:

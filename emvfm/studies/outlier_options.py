@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt
 
 from emvfm.config import FORBID_EXTRA, Doc
 from emvfm.studies.options import DomainOptions
@@ -15,9 +15,6 @@ __all__ = ["OutlierCompareOptions", "OutlierOptions", "Score"]
 Score = Literal[
     "mahalanobis", "mahalanobis-oas", "relative", "knn", "knn-cosine", "cosine", "residual", "norm"
 ]
-_ALL: tuple[Score, ...] = (
-    "mahalanobis", "mahalanobis-oas", "relative", "knn", "knn-cosine", "cosine", "residual", "norm",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,8 +26,8 @@ class OutlierOptions(DomainOptions):
         Doc("reference: its own definition, whole datasets, circular threshold."),
     ] = "none"
     scores: Annotated[
-        tuple[Score, ...], MinLen(1), Doc("Which scores; the first is the one of maps and verdict.")
-    ] = _ALL
+        tuple[str, ...], Doc("Which scores, repeatable; all without it. The first one's maps are drawn.")
+    ] = ()
     k: Annotated[int, Ge(1), Doc("Neighbour whose distance counts.")] = 5
     explained: Annotated[
         float, Gt(0), Le(1), Doc("Share of the variance of the first principal components.")

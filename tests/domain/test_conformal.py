@@ -93,7 +93,7 @@ def test_too_few_blocks_are_told_and_the_promise_is_weakened() -> None:
     assert "too few calibration blocks for level 0.05 (3, 19 are needed)" in found.verdict
     enough = calibrate(np.arange(38.0), (np.arange(38) // 2).tolist(), level=0.05)
     assert (enough.enough, enough.promised, enough.threshold) == (True, 0.05, 37)
-    assert "false alarms from 19" in enough.verdict
+    assert "0.05, from 19" in enough.verdict
     assert enough.to_json()["needed"] == 19
 
 

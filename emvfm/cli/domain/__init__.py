@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from emvfm.cli.domain import fd, pca
+from emvfm.cli.domain import fd, kd, ood, pca, prdc, umap
 
 __all__ = ["register"]
 
 #: In the order of the help page.
-COMMANDS = (fd, pca)
+COMMANDS = (fd, kd, prdc, pca, ood, umap)
 
 
 def register(app: typer.Typer) -> None:
