@@ -12,6 +12,7 @@ from emvfm.report.drawing import COLOURS, canvas, grey, png, styled
 __all__ = [
     "auroc_by_layer",
     "auroc_by_score",
+    "heat_limits",
     "outlier_heat_maps",
     "outlier_roc",
     "outlier_runs",
@@ -188,7 +189,16 @@ def auroc_by_layer(panels: Sequence[Mapping[str, Any]], measure: str = "AUROC") 
         return png(figure)
 
 
-def outlier_heat_maps(rows: Sequence[Mapping[str, Any]], measure: str) -> bytes:
+def heat_limits(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Return the scores of the first and the last colour for these rows of `outlier_heat_maps`."""
+    values = np.concatenate([i[1][np.isfinite(i[1])] for row in rows for i in row["items"]])
+    low, high = np.quantile(values, [0.02, 0.995])
+    return float(low), max(float(high), float(low) + 1e-12)
+
+
+def outlier_heat_maps(
+    rows: Sequence[Mapping[str, Any]], measure: str, limits: tuple[float, float] | None = None
+) -> bytes:
     """Draw images with the outlier scores of their patches laid over them, in one scale of colour.
 
     Parameters
@@ -198,6 +208,8 @@ def outlier_heat_maps(rows: Sequence[Mapping[str, Any]], measure: str) -> bytes:
         size of the image in patches as (rows, columns), title).
     measure
         What the colours mean.
+    limits
+        From `heat_limits` of several figures that are to share their colours.
     """
     rows = [row for row in rows if row["items"]]
     if not rows:
@@ -205,8 +217,7 @@ def outlier_heat_maps(rows: Sequence[Mapping[str, Any]], measure: str) -> bytes:
     columns = max(len(row["items"]) for row in rows)
     tallest = max(np.shape(i[0])[0] / np.shape(i[0])[1] for row in rows for i in row["items"])
     width = 9.6 / max(columns, 3)
-    values = np.concatenate([i[1][np.isfinite(i[1])] for row in rows for i in row["items"]])
-    low, high = (float(v) for v in np.quantile(values, [0.02, 0.995]))
+    low, high = limits or heat_limits(rows)
     with styled():
         from matplotlib.colors import LinearSegmentedColormap
 
@@ -229,7 +240,7 @@ def outlier_heat_maps(rows: Sequence[Mapping[str, Any]], measure: str) -> bytes:
                     place.imshow(grey(image), extent=extent, **shown)
                 drawn = below.imshow(
                     np.ma.masked_invalid(scores), extent=(0, scores.shape[1], scores.shape[0], 0), cmap=shades,
-                    vmin=low, vmax=max(high, low + 1e-12), alpha=0.62, interpolation="nearest",
+                    vmin=low, vmax=high, alpha=0.62, interpolation="nearest",
                 )  # fmt: skip
                 for place in (above, below):
                     place.set(xlim=(0, length), ylim=(height, 0))

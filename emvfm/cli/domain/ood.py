@@ -135,10 +135,10 @@ def _figures(
         first = next(found for found in shown if found.study.scale == "patch mean")
         maps = heat_maps(domains, parts, first, position, config.maps)
         measure = f"{first.study.title}, score of a patch"
+        limits = ood_figures.heat_limits([row for drawn in maps.values() for row in drawn])
         for number, (name, drawn) in enumerate(maps.items()):
-            figures[f"figures/maps-{_file_name(number, name)}.png"] = ood_figures.outlier_heat_maps(
-                drawn, measure
-            )
+            figure = ood_figures.outlier_heat_maps(drawn, measure, limits)
+            figures[f"figures/maps-{_file_name(number, name)}.png"] = figure
     return figures
 
 
