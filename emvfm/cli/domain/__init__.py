@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from emvfm.cli.domain import fd, kd, ood, pca, prdc, umap
+from emvfm.cli.domain import fd, kd, ood, ood_compare, pca, prdc, umap
 
 __all__ = ["register"]
 
 #: In the order of the help page.
-COMMANDS = (fd, kd, prdc, pca, ood, umap)
+COMMANDS = (fd, kd, prdc, pca, ood, ood_compare, umap)
 
 
 def register(app: typer.Typer) -> None:
