@@ -6,8 +6,9 @@ doi:10.1080/00031305.1983.10483115): nothing is ever squared before it is centre
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,27 +42,45 @@ class Moments:
         if n == 0:
             return self
         apart = other.mean - self.mean
-        scatter = self.scatter + other.scatter
-        scatter += np.outer(apart, apart * (self.n * other.n / n))
+        scatter = np.outer(apart, apart * (self.n * other.n / n))
+        scatter += self.scatter
+        scatter += other.scatter
         return Moments(n, self.mean + apart * (other.n / n), scatter)
 
 
 def moments_of(block: ArrayLike) -> Moments:
-    """Return the moments of ``(n, D)`` embeddings of any float type."""
-    values = np.array(block, dtype=np.float64)  # a copy: it is centred in place
+    """Return the moments of ``(n, D)`` embeddings of any float type.
+
+    Embeddings in half or single precision are multiplied in single precision after centring, which takes half the
+    time; a few thousand rows at a time that costs about 1e-7 of a standard deviation squared, far less than their
+    own rounding. Sums over parts are double.
+    """
+    values = np.asarray(block)
     if values.ndim != 2 or not values.size:
         raise UsageError("not a set of embeddings", got=values.shape, expected="(n, D) with n >= 1")
-    mean = values.mean(axis=0)
-    if not np.isfinite(mean).all():
+    return _consumed(values.astype(_working_type([values])))
+
+
+def _working_type(blocks: Sequence[NDArray[Any]]) -> type[np.float32] | type[np.float64]:
+    return np.float32 if all(b.dtype in (np.float16, np.float32) for b in blocks) else np.float64
+
+
+def _consumed(values: NDArray[Any]) -> Moments:
+    """Return the moments of `values`, which are centred in place."""
+    ones = np.ones(len(values), values.dtype)
+    near = ones @ values / len(values)
+    if not np.isfinite(near).all():
         raise UsageError("embeddings are not finite")
-    values -= mean
-    return Moments(
-        len(values), mean, values.T @ values
-    )  # numpy sees one matrix and its transpose: half the work
+    values -= near
+    rest = (ones @ values).astype(np.float64) / len(values)  # what rounding left of the mean
+    scatter = (values.T @ values).astype(np.float64)  # a matrix by itself: BLAS does half the work
+    if rest.any():
+        scatter -= len(values) * np.outer(rest, rest)
+    return Moments(len(values), near + rest, scatter)
 
 
-def streamed_moments(blocks: Iterable[ArrayLike], rows: int = 8192) -> Moments:
-    """Return the moments of all ``(n_i, D)`` blocks; at most `rows` embeddings are held in float64 at a time.
+def streamed_moments(blocks: Iterable[ArrayLike], rows: int = 4096) -> Moments:
+    """Return the moments of all ``(n_i, D)`` blocks; at most `rows` embeddings are copied at a time.
 
     Small blocks are gathered first, because a product of few rows is slow.
 
@@ -93,5 +112,6 @@ def streamed_moments(blocks: Iterable[ArrayLike], rows: int = 8192) -> Moments:
 
 
 def _with(found: Moments | None, waiting: list[np.ndarray]) -> Moments:
-    part = moments_of(np.concatenate(waiting) if len(waiting) > 1 else waiting[0])
+    joint = np.empty((sum(map(len, waiting)), waiting[0].shape[1]), _working_type(waiting))
+    part = _consumed(np.concatenate(waiting, out=joint))
     return part if found is None else found.merged(part)

@@ -1,14 +1,16 @@
-"""Comparisons by the Fréchet distance, as it stands and in its variants."""
+"""Comparisons of two domains by each family of measures: what is computed once, and what it is called."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from emvfm.domain.comparison import Comparison, Measure, compare
+from emvfm.domain.comparison import Comparison, Measure, Rows, compare
+from emvfm.domain.coverage import Coverage, neighbour_coverage
 from emvfm.domain.frechet import (
     Extrapolation,
     FrechetAtInfinity,
@@ -17,18 +19,35 @@ from emvfm.domain.frechet import (
     frechet_from_moments,
     gram,
 )
+from emvfm.domain.kernel import (
+    energy_kernel,
+    median_gamma,
+    mmd2,
+    mmd2_between_blocks,
+    mmd2_of_subsets,
+    polynomial_kernel,
+    rbf_kernel,
+    squared_distances,
+)
 from emvfm.domain.moments import Moments
+from emvfm.domain.transport import SlicedWasserstein
 from emvfm.errors import UsageError
 
 __all__ = [
+    "DISCREPANCIES",
     "FRECHET",
+    "Discrepancy",
     "FrechetComparison",
+    "compare_coverage",
+    "compare_discrepancies",
     "compare_frechet",
     "compare_frechet_at_infinity",
     "compare_moments",
     "compare_shrunk_frechet",
 ]
 
+Discrepancy = Literal["polynomial", "rbf", "energy", "sliced-wasserstein"]
+DISCREPANCIES: tuple[Discrepancy, ...] = get_args(Discrepancy)
 FRECHET = Measure("fd", "Fréchet distance", ddof=1)
 
 
@@ -39,6 +58,11 @@ class FrechetComparison(Comparison):
     ddof: int | None = 1
     measure: str = FRECHET.name
     key: str = FRECHET.key
+
+
+def _joint_labels(blocks_x: Sequence[int], blocks_y: Sequence[int]) -> list[str]:
+    """Return labels that no two blocks of different domains share."""
+    return [*(f"x{b}" for b in blocks_x), *(f"y{b}" for b in blocks_y)]
 
 
 def _frechet(found: Comparison) -> FrechetComparison:
@@ -114,7 +138,7 @@ def compare_frechet_at_infinity(
     """
     matrix = gram(x, y)
     n, m = len(np.asarray(x)), len(np.asarray(y))
-    labels = [*(f"x{b}" for b in blocks_x), *(f"y{b}" for b in blocks_y)]
+    labels = _joint_labels(blocks_x, blocks_y)
     distance = FrechetAtInfinity(matrix, labels, points=points, seed=seed)
     line: Extrapolation | None = distance.fit(np.arange(n), n + np.arange(m))
     if line is None:
@@ -168,3 +192,103 @@ def compare_moments(
         least=1, permutations=permutations, repeats=repeats, level=level, seed=seed,
     )  # fmt: skip
     return _frechet(found)
+
+
+def compare_discrepancies(
+    names: tuple[str, str],
+    x: ArrayLike,
+    y: ArrayLike,
+    blocks_x: Sequence[int],
+    blocks_y: Sequence[int],
+    *,
+    kinds: Sequence[Discrepancy] = DISCREPANCIES,
+    pairs: Literal["all", "between-blocks"] = "all",
+    gamma: float | None = None,
+    projections: int = 128,
+    order: int = 2,
+    permutations: int = 999,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[Comparison, ...]:
+    """Compare by kernel distances, the energy distance or the sliced Wasserstein distance.
+
+    Parameters
+    ----------
+    pairs
+        Of the kernel and energy distances: all pairs of different rows, or only those of different blocks.
+    gamma
+        Of the RBF kernel; the median heuristic on all rows of both domains without it.
+    """
+    distances = squared_distances(x, y)
+    n, m, dimension = len(np.asarray(x)), len(np.asarray(y)), np.shape(x)[1]
+    labels = np.unique(_joint_labels(blocks_x, blocks_y), return_inverse=True)[1]
+    kernels: dict[str, np.ndarray] = {}
+    measures = []
+    sliced = SlicedWasserstein(x, y, projections=projections, order=order, seed=seed)
+    for kind in kinds:
+        parameters: dict[str, object] = {"pairs": pairs}
+        if kind == "polynomial":
+            kernels[kind] = polynomial_kernel(x, y)
+            subsets = mmd2_of_subsets(kernels[kind], np.arange(n), n + np.arange(m), seed=seed)
+            parameters |= {"degree": 3, "gamma": 1 / dimension, "coefficient": 1, "subsets": asdict(subsets)}
+            name = "kernel distance, cubic"
+        elif kind == "rbf":
+            scale = parameters["gamma"] = median_gamma(distances) if gamma is None else gamma
+            kernels[kind] = rbf_kernel(distances, scale)
+            name = "kernel distance, RBF"
+        elif kind == "energy":
+            kernels[kind], name = energy_kernel(distances), "energy distance"
+        else:
+            parameters, name = {"projections": projections, "order": order}, "sliced Wasserstein distance"
+        centred = kind in kernels
+        bounds = (-np.inf, np.inf) if centred else (0.0, np.inf)
+        measures.append(Measure(kind, name, centred=centred, bounds=bounds, parameters=parameters))
+
+    def value(kind: Discrepancy, a: Rows, b: Rows) -> float:
+        if kind not in kernels:
+            return sliced(a, b)
+        if pairs == "all":
+            return mmd2(kernels[kind], a, b)
+        return mmd2_between_blocks(kernels[kind], a, b, labels)
+
+    return compare(
+        names, lambda a, b: [value(kind, a, b) for kind in kinds], measures, blocks_x, blocks_y,
+        dimension=dimension, permutations=permutations, level=level, seed=seed,
+    )  # fmt: skip
+
+
+def compare_coverage(
+    names: tuple[str, str],
+    x: ArrayLike,
+    y: ArrayLike,
+    blocks_x: Sequence[int],
+    blocks_y: Sequence[int],
+    *,
+    k: int = 5,
+    neighbours: Literal["other-blocks", "all"] = "other-blocks",
+    permutations: int = 999,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[Comparison, ...]:
+    """Compare by precision, recall, density and coverage of `y` with `x` as reference.
+
+    Parameters
+    ----------
+    neighbours
+        Rows that may be the k-th neighbour of a row: those of other blocks of its set, or all others of its set
+        (the published definition, which near-duplicates within a block defeat).
+    """
+    distances = squared_distances(x, y)
+    labels = np.unique(_joint_labels(blocks_x, blocks_y), return_inverse=True)[1]
+    own = labels if neighbours == "other-blocks" else None
+    measures = [
+        Measure(
+            name, name, further="smaller", symmetric=False, parameters={"k": k, "neighbours": neighbours},
+            bounds=(0.0, np.inf) if name == "density" else (0.0, 1.0),
+        )
+        for name in Coverage._fields
+    ]  # fmt: skip
+    return compare(
+        names, lambda a, b: neighbour_coverage(distances, a, b, k=k, labels=own), measures, blocks_x, blocks_y,
+        dimension=np.shape(x)[1], permutations=permutations, level=level, seed=seed,
+    )  # fmt: skip

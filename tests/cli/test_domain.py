@@ -115,13 +115,14 @@ def test_files_are_written_and_hold_what_was_said(workspace: Workspace, fd: Call
         "figures/fd.png",
     }
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert metrics == {name: record[name] for name in ("backbone", "results")}
+    assert metrics == {name: record[name] for name in ("backbone", "results", "matrices")}
     (row,) = csv.DictReader((folder / "distances.csv").open())
     (found,) = record["results"]
     assert (row["a"], row["b"], row["n_a"], row["n_b"]) == ("a", "b", "12", "12")
-    assert [float(row[c]) for c in ("fd", "low", "high", "p_value", "ratio_to_halves")] == [
+    assert [float(row[c]) for c in ("value", "low", "high", "p_value", "ratio_to_halves")] == [
         found[c] for c in ("value", "low", "high", "p_value", "ratio")
     ]
+    assert (row["measure"], row["blocks_a"], row["beyond"]) == ("fd", "4", str(found["p_value"] <= 0.05))
     with Image.open(folder / "figures" / "fd.png") as figure:
         assert min(figure.size) > 100
     provenance = json.loads((folder / "provenance.json").read_text())

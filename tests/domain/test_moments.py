@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emvfm.domain.frechet import frechet_from_moments
 from emvfm.domain.moments import moments_of, streamed_moments
 from emvfm.errors import UsageError
 
@@ -29,12 +30,33 @@ def test_a_far_mean_does_not_cancel() -> None:
     np.testing.assert_allclose(far.covariance(), near.covariance(), rtol=1e-7, atol=1e-8)
 
 
+def test_single_precision_products_cost_the_distance_nothing_even_where_it_is_ill_conditioned() -> None:
+    # Deviations from 3 down to 0.003, means of 3, and a distance far below the variance.
+    rng = np.random.default_rng(7)
+    deviations, mean = 10 ** np.linspace(0.5, -2.5, 48), 3 * rng.normal(size=48)
+    turned = np.linalg.qr(rng.normal(size=(48, 48)))[0]
+    x, y = (((rng.normal(size=(6000, 48)) * deviations) @ turned + mean).astype(np.float32) for _ in range(2))
+    single, double = (
+        [streamed_moments([z.astype(kind)], rows=2000) for z in (x, y)] for kind in (np.float32, np.float64)
+    )
+    for fast, exact in zip(single, double, strict=True):
+        scale = np.sqrt(np.diag(exact.covariance()))
+        error = np.abs(fast.covariance() - exact.covariance()) / np.outer(scale, scale)
+        assert error.max() < 2e-6
+        assert np.abs((fast.mean - exact.mean) / scale).max() < 1e-6
+    near, truth = (
+        frechet_from_moments(a.mean, a.covariance(), b.mean, b.covariance()) for a, b in (single, double)
+    )
+    assert near == pytest.approx(truth, rel=1e-5)
+    assert truth < 1e-2 * np.trace(double[0].covariance())
+
+
 def test_merging_is_symmetric_and_associative_to_rounding() -> None:
     rng = np.random.default_rng(1)
     a, b, c = (moments_of(rng.normal(size=(n, 5)).astype(np.float32)) for n in (1, 7, 30))
     forth, back = a.merged(b).merged(c), c.merged(a.merged(b))
     assert forth.n == back.n == 38
-    np.testing.assert_allclose(forth.scatter, back.scatter, rtol=1e-12)
+    np.testing.assert_allclose(forth.scatter, back.scatter, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(forth.mean, back.mean, rtol=1e-12)
 
 
