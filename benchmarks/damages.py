@@ -120,21 +120,18 @@ def harm(reference: Reference, root: Path, what: str, how: str, flips: int = FLI
     pattern = TARGETS[what][1]
     (path,) = folder.glob(TARGETS[what][0])
     data, result = path.read_bytes(), Damage(what, how)
-    versions = {
-        "flip": list(_flips(data, pattern, 8 if pattern else flips)),
-        "cut": [data[: len(data) // 2]],
-        "delete": [None],
-    }
-    for version in versions[how]:
-        path.unlink() if version is None else path.write_bytes(version)
+    versions: list[bytes | None] = [None]
+    if how == "cut":
+        versions = [data[: len(data) // 2]]
+    elif how == "flip":
+        versions = [*_flips(data, pattern, 8 if pattern else flips)]
+    for version in versions:
+        _put(path, version)
         result.readings.append(_look(reference, root, path))
-    worst = max(range(len(versions[how])), key=lambda i: _badness(result.readings[i]))
-    if versions[how][worst] is not None:
-        path.write_bytes(versions[how][worst])
-    if (
-        isinstance(failure := forked(verify_all, root, True), Failure)
-        and "remove that file" in failure.message
-    ):
+    badness = [_badness(reading) for reading in result.readings]
+    _put(path, versions[badness.index(max(badness))])
+    failure = forked(verify_all, root, True)
+    if isinstance(failure, Failure) and "remove that file" in failure.message:
         path.unlink()
         result.repair = "remove the file, as verify says"
         failure = forked(verify_all, root, True)
@@ -154,6 +151,13 @@ def harm(reference: Reference, root: Path, what: str, how: str, flips: int = FLI
     result.problems += reference.problems(root)
     shutil.rmtree(root)
     return result
+
+
+def _put(path: Path, data: bytes | None) -> None:
+    if data is None:
+        path.unlink(missing_ok=True)
+    else:
+        path.write_bytes(data)
 
 
 def _withdraw(root: Path, shard: str) -> None:
