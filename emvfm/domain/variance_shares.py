@@ -81,9 +81,7 @@ class ProjectionSummary:
         first = self.components[:2]
         held = sum(c.share for c in first)
         names = ", ".join(self.names[:-1]) + (" and " if len(self.names) > 1 else "") + self.names[-1]
-        text = (
-            f"{names}: {'PC1' if len(first) == 1 else 'PC1 and PC2'} hold{'s' * (len(first) == 1)} {held:.0%}"
-        )
+        text = f"{names}: {'PC1' if len(first) == 1 else 'PC1 and PC2'} hold{'s' * (len(first) == 1)} {100 * held:.0f} %"
         text += f" of the variance, {self.needed_for_90} of {self.dimension} components hold 90 %"
         strongest = max(
             (k for k, c in enumerate(self.components) if c.between is not None),
@@ -92,7 +90,7 @@ class ProjectionSummary:
         )
         if strongest is not None:
             between = self.components[strongest].between or 0.0
-            text += f"; the domains differ most along PC{strongest + 1}, where {between:.0%} of the variance"
+            text += f"; the domains differ most along PC{strongest + 1}, where {100 * between:.0f} % of the variance"
             text += " lies between them"
         if min(self.blocks) < _FEWEST_BLOCKS:
             return f"{text} (too few blocks of slices for an interval: {', '.join(map(str, self.blocks))})"

@@ -111,6 +111,13 @@ def _groups(axes: Any, points: np.ndarray, labels: Sequence[str]) -> list[Any]:
     ]
 
 
+def _near(cloud: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return the part of a cloud that lies around some points, which would be a speck within all of it."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    reach = 0.75 * float((high - low).max())
+    return cloud[(np.abs(cloud - (low + high) / 2) <= reach).all(axis=1)]
+
+
 def scatter_by_domain(
     points: ArrayLike, labels: Sequence[str], axes: tuple[str, str], title: str = "", remark: str = ""
 ) -> bytes:
@@ -151,7 +158,9 @@ def scatter_by_slice(
     if not stacks:
         raise ValueError("no stacks to draw")
     from matplotlib.colors import Normalize
+    from matplotlib.ticker import MaxNLocator
 
+    whole = MaxNLocator(6, integer=True)
     paths = [(s, _checked(s.points), np.asarray(s.z, np.float64)) for s in stacks]
     everything = np.concatenate([p for _, p, _ in paths])
     names = list(dict.fromkeys(s.domain for s in stacks))
@@ -165,7 +174,7 @@ def scatter_by_slice(
             own = np.concatenate([z for s, _, z in paths if s.domain == name])
             scale = Normalize(own.min(), own.max())
             shown = None
-            behind = everything if cloud is None else _checked(cloud)
+            behind = everything if cloud is None else _near(_checked(cloud), everything)
             place.scatter(
                 *behind.T, s=_size(len(behind)) / 2, c=COLOURS["line"], linewidths=0, rasterized=True
             )
@@ -184,7 +193,7 @@ def scatter_by_slice(
                 )
             _squared(place, axes)
             place.set_title(name)
-            figure.colorbar(shown, ax=place, label="z", shrink=0.7, aspect=30, pad=0.02)
+            figure.colorbar(shown, ax=place, label="z", shrink=0.7, aspect=30, pad=0.02, ticks=whole)
         _note(figure, " ".join(part for part in ("The first slice of a stack is circled.", remark) if part))
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)

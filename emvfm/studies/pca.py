@@ -61,7 +61,7 @@ class ProjectedLayer:
 
     @property
     def axes(self) -> list[str]:
-        return [f"PC{k + 1} ({share:.1%})" for k, share in enumerate(self.basis.shares)]
+        return [f"PC{k + 1} ({100 * share:.1f} %)" for k, share in enumerate(self.basis.shares)]
 
     @property
     def plane(self) -> NDArray[np.float64]:
@@ -72,8 +72,8 @@ class ProjectedLayer:
 
 def reference_pool(domains: Sequence[Domain]) -> Literal["mean", "cls"]:
     """Return what the reference takes as an image's vector: CLS of OpenCLIP, else the mean of the patches."""
-    family = domains[0].embeddings.store.identity.backbone["family"]
-    return "cls" if family == "openclip" else "mean"
+    library = domains[0].embeddings.store.identity.backbone["library"]
+    return "cls" if library == "open_clip" else "mean"
 
 
 def _checked(config: PcaOptions, domains: Sequence[Domain]) -> PcaOptions:
@@ -203,7 +203,8 @@ def pca_files(
         )
     if len(layers) > 1:
         panels = [
-            (f"block {x.block}: {x.basis.shares[:2].sum():.0%} of the variance", x.plane) for x in layers
+            (f"block {x.block}: {100 * x.basis.shares[:2].sum():.0f} % of the variance", x.plane)
+            for x in layers
         ]
         files["figures/layers.png"] = layer_scatters(panels, rows.names)
     return files | (_maps(rows, shown, config) if config.patches else {})

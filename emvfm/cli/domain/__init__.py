@@ -9,7 +9,7 @@ from emvfm.cli.domain import fd, kd, ood, ood_compare, pca, prdc, umap
 __all__ = ["register"]
 
 #: In the order of the help page.
-COMMANDS = (fd, kd, prdc, pca, ood, ood_compare, umap)
+COMMANDS = (fd, kd, prdc, pca, umap, ood, ood_compare)
 
 
 def register(app: typer.Typer) -> None:

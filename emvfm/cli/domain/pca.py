@@ -27,7 +27,8 @@ def _table(layers: list[ProjectedLayer]) -> Any:
     def text(value: float | None, low: float | None, high: float | None) -> str:
         if value is None:
             return "—"
-        return f"{value:.1%}" + ("" if low is None or high is None else f" [{low:.1%}, {high:.1%}]")
+        ends = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+        return f"{100 * value:.1f}{ends} %"
 
     for layer in layers:
         for k, c in enumerate(layer.summary.components[: 5 if len(layers) == 1 else 2]):
