@@ -56,25 +56,29 @@ def score_distributions(panels: Sequence[Mapping[str, Any]], caption: str | None
     if not panels:
         raise ValueError("no scores to draw")
     outside = _lanes(panels)
-    colours, lanes = _colour_of(outside), ["fit", "test", *outside]
+    own = [name for name in ("fit", "test") if any(len(panel[name]) for panel in panels)]
+    colours, lanes = _colour_of(outside), [*own, *outside]
     with styled():
         figure, axes = _panels(len(panels), 3.7, 0.42 * len(lanes) + 0.75, 2)
         for place, panel in zip(axes, panels, strict=True):
             for lane, name in enumerate(lanes):
                 values = np.sort(
-                    np.asarray(panel[name] if lane < 2 else panel["outside"].get(name, ()), float)
+                    np.asarray(panel[name] if lane < len(own) else panel["outside"].get(name, ()), float)
                 )
                 if not len(values):
                     continue
                 y = len(lanes) - 1 - lane
-                colour = COLOURS[_OWN[name]] if lane < 2 else colours[name]
+                colour = COLOURS[_OWN[name]] if lane < len(own) else colours[name]
                 # Even ranks in place of random jitter: the same picture every time.
                 offsets = ((np.arange(len(values)) * 0.618034) % 1 - 0.5) * 0.5
                 alpha = float(np.clip(40 / len(values), 0.18, 0.75))
                 place.scatter(values, y + offsets, s=10, color=colour, alpha=alpha, linewidths=0)
                 place.plot([np.median(values)] * 2, [y - 0.36, y + 0.36], color=COLOURS["ink"], linewidth=1.3)
             place.axvline(panel["threshold"], color=COLOURS["ink"], linewidth=1, linestyle=(0, (4, 3)))
-            place.set_yticks(range(len(lanes))[::-1], ["fitted", "held out", *outside])
+            place.set_yticks(
+                range(len(lanes))[::-1],
+                [*("fitted" if name == "fit" else "held out" for name in own), *outside],
+            )
             place.set_ylim(-0.6, len(lanes) - 0.4)
             place.tick_params(axis="y", length=0)
             place.set_title(panel["title"])

@@ -88,7 +88,6 @@ def register(domain: typer.Typer) -> None:
         table = Table(box=None, padding=(0, 2, 0, 0))
         for column in (
             "run",
-            "backbone",
             "in distribution",
             "outliers",
             "n",
