@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -68,28 +68,47 @@ def register(app: typer.Typer) -> None:
         call: Call,
         keys: _Keys = None,
         repair: Annotated[
-            bool, typer.Option("--repair", help="Withdraw damaged shards; `emvfm embed` computes just these.")
+            bool,
+            typer.Option("--repair", help="Withdraw damaged shards and compute just their images again."),
         ] = False,
+        weights: Annotated[
+            Path | None, typer.Option(help="Weight file of the damaged store, if it is not in a usual place.")
+        ] = None,
+        adapter: Annotated[str | None, typer.Option(help="Run or folder of its LoRA adapter.")] = None,
     ) -> None:
-        """Compare every byte with its checksum; exit code 1 if any is damaged and not withdrawn."""
+        """Compare every byte with its checksum; exit code 1 if any is damaged and was not mended."""
         from rich.markup import escape
 
         from emvfm.store.care import find_stores, verify
 
-        found = {
-            store.folder.name: verify(store, repair=repair)
-            for store in find_stores(call.workspace.store, keys or None)
-        }
-        lines = []
-        for key, problems in found.items():
-            lines.append(f"{key[:12]}  {'whole' if not problems else f'{len(problems)} damaged shards'}")
+        lines: list[str] = []
+        found: dict[str, dict[str, Any]] = {}
+        whole = True
+        for store in find_stores(call.workspace.store, keys or None):
+            images = {name: manifest["images"] for name, manifest in store.finished().items()}
+            problems = verify(store, repair=repair)
+            entry: dict[str, Any] = {"problems": problems}
+            found[store.folder.name] = entry
+            said = f"{len(problems)} damaged shards" if problems else "whole"
+            lines += [f"{store.folder.name[:12]}  {said}"]
             lines += [f"  {escape(shard)}: {escape(what)}" for shard, what in problems.items()]
-        damaged = any(found.values())
-        if damaged:
-            after = "withdrawn; `emvfm embed` computes them anew" if repair else "withdraw them with --repair"
-            lines.append(after)
+            if problems and not repair:
+                whole = False
+                lines.append("  mend it with --repair")
+            elif problems:
+                from emvfm.extraction.repair import recompute
+
+                lost = {image for shard in problems for image in images[shard]}
+                mended = recompute(
+                    store, lost, call.workspace, weights=weights, adapter=adapter, console=call.console
+                )
+                entry |= {"withdrawn": len(lost), "computed": mended.computed, "left": mended.problem}
+                lines.append(f"  withdrawn: {len(lost)} images, computed again: {mended.computed}")
+                if mended.problem is not None:
+                    whole = False
+                    lines.append(f"  {escape(mended.problem)}; or run `emvfm embed` for their datasets")
         call.result({"stores": found, "repaired": repair}, *(lines or ["no stores yet"]))
-        if damaged and not repair:
+        if not whole:
             raise typer.Exit(1)
 
     @command(group, "prune")

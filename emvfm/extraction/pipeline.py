@@ -44,7 +44,7 @@ from emvfm.workspace import Workspace
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["embed_dataset", "identity_of", "open_embeddings"]
+__all__ = ["embed_dataset", "fill_store", "identity_of", "open_embeddings"]
 
 _READ_AHEAD = 3  # images decoded before they are needed, on top of a batch
 _WRITE_BEHIND = 2  # batches, or bands of a large image, that wait to be written
@@ -313,14 +313,16 @@ def _missing(
     return missing
 
 
-def _embed_missing(
+def fill_store(
     store: EmbeddingStore,
     dataset: Dataset,
     backbone: Backbone,
     preprocess: Preprocess,
-    batch_size: int | None,
-    console: Console | None,
+    batch_size: int | None = None,
+    *,
+    console: Console | None = None,
 ) -> None:
+    """Compute what `store` lacks of the images of `dataset`; no sample table is written."""
     missing = _missing(store, dataset, preprocess)
     if not missing:
         return
@@ -376,7 +378,7 @@ def embed_dataset(
     )
     preprocess = Preprocess.for_backbone(backbone.spec, options, view)
     batch_size = options.batch_size if isinstance(options, EmbedConfig) else None
-    _embed_missing(store, dataset, backbone, preprocess, batch_size, console)
+    fill_store(store, dataset, backbone, preprocess, batch_size, console=console)
 
     def foreground(sample: Sample) -> np.ndarray:
         path = dataset.mask_path(sample)

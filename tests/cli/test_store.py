@@ -48,23 +48,51 @@ def test_the_list_says_what_made_each_store_and_how_much_it_holds(root, tmp_path
     assert "no stores yet" in _run(tmp_path / "empty", "store", "list").stdout
 
 
-def test_damage_is_named_withdrawn_and_only_that_is_computed_again(root) -> None:
+def _damage(path: Path) -> bytes:
+    """Flip a bit and return the whole content."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[:5] + bytes([whole[5] ^ 1]) + whole[6:])
+    return whole
+
+
+def test_damage_is_named_and_only_that_is_computed_again(root) -> None:
     assert _run(root, "store", "verify").exit_code == 0
     shard = _shards(root)[0]
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[:5] + bytes([whole[5] ^ 1]) + whole[6:])
+    whole = _damage(shard)
     found = _run(root, "store", "verify")
     assert found.exit_code == 1
     assert "has changed" in found.stdout
     assert "--repair" in found.stdout
     repaired = _run(root, "store", "verify", "--repair", "--json")
     assert repaired.exit_code == 0
-    ((problems),) = json.loads(repaired.stdout)["stores"].values()
-    assert list(problems) == ["6x6/000000"]
-    assert json.loads(_run(root, "store", "list", "--json").stdout)["stores"][0]["images"] == 0
-    assert _run(root, "embed", "a", *BACKBONE).exit_code == 0
+    (entry,) = json.loads(repaired.stdout)["stores"].values()
+    assert list(entry["problems"]) == ["6x6/000000"]
+    assert (entry["withdrawn"], entry["computed"], entry["left"]) == (12, 12, None)
     assert shard.read_bytes() == whole
     assert _run(root, "store", "verify").exit_code == 0
+
+
+def test_stores_of_views_tiles_and_scales_are_mended_too(root) -> None:
+    tiled = ("--layers", "1", "--tile", "48", "--tile-overlap", "16")
+    for options in (tiled, ("--input-size", "x0.5", "--dtype", "float32")):
+        assert _run(root, "embed", "a", *BACKBONE, *options).exit_code == 0
+    assert _run(root, "train", "--data", "a", *BACKBONE, "--steps", "1", "--views", "3").exit_code == 0
+    contents = {shard: _damage(shard) for shard in _shards(root)}
+    assert len({shard.relative_to(root).parts[1] for shard in contents}) == 5
+    mended = _run(root, "store", "verify", "--repair")
+    assert mended.exit_code == 0, mended.stdout
+    assert {shard: shard.read_bytes() for shard in contents} == contents
+
+
+def test_what_cannot_be_mended_is_withdrawn_and_said(root) -> None:
+    shard = _shards(root)[0]
+    whole = _damage(shard)
+    (root / "datasets" / "a").rename(root / "elsewhere")
+    repaired = _run(root, "store", "verify", "--repair")
+    assert repaired.exit_code == 1
+    assert "12 images are in no dataset of the workspace" in repaired.stdout
+    assert _run(root, "embed", str(root / "elsewhere"), *BACKBONE).exit_code == 0
+    assert shard.read_bytes() == whole
 
 
 def test_a_key_may_be_cut_short_and_an_unknown_one_is_missing(root) -> None:
