@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,18 +103,14 @@ def recompute(
     for name in list_datasets(workspace):
         try:
             dataset = open_dataset(workspace, name)
-            keys = {sample.id: image_key(sample, preprocess.input_size) for sample in dataset.samples}
-            mine = {sample_id for sample_id, key in keys.items() if key in wanted}
+            keyed = {image_key(sample, preprocess.input_size): sample for sample in dataset.samples}
+            mine = wanted & keyed.keys()
             fill_store(
-                store,
-                dataset.where(lambda s, mine=mine: s.id in mine),
-                backbone,
-                preprocess,
-                console=console,  # type: ignore[misc]
-            )
+                store, replace(dataset, samples=tuple(keyed[key] for key in sorted(mine))), backbone, preprocess,
+                console=console,
+            )  # fmt: skip
         except EmvfmError as error:
             return Repair(done, str(error))
-        found = {keys[sample_id] for sample_id in mine}
-        done, wanted = done + len(found), wanted - found
+        done, wanted = done + len(mine), wanted - mine
     problem = f"{len(wanted)} images are in no dataset of the workspace" if wanted else None
     return Repair(done, problem)
