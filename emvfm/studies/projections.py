@@ -180,7 +180,10 @@ def joint_moments(
     balanced
         Each domain counts the same, however many rows it has.
     """
-    given: Sequence[Iterable[NDArray]] = [[x] for x in rows] if streams is None else streams
+    # The rows in hand are few enough for products in double precision; a stream of many keeps its own.
+    given: Sequence[Iterable[NDArray]] = (
+        [[x.astype(np.float64)] for x in rows] if streams is None else streams
+    )
     parts = [streamed_moments(blocks) for blocks in given]
     if balanced:
         return balanced_moments(parts)
