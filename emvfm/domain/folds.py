@@ -1,22 +1,23 @@
 """Cross-validation for stacks: what is left out is a run of neighbouring slices, with a gap on either side.
 
-Folds know nothing of labels. The same folds therefore serve the observed labels and every relabelling of a
-permutation test, which keeps that test exact, and whatever depends on the images alone is fitted once a fold.
+A permutation moves whole parts between fixed places; places keep their label, their fold and their gap, so
+that the observed order is one among equals and the test is exact where parts are exchangeable.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from emvfm.errors import UsageError
 
-__all__ = ["Fold", "FoldPlan", "count_relabellings", "join_plans", "plan_folds", "relabelled"]
+__all__ = ["Fold", "FoldPlan", "count_relabellings", "join_plans", "plan_folds"]
 
 Rows = NDArray[np.intp]
 
@@ -31,25 +32,51 @@ class Fold:
 
 @dataclass(frozen=True)
 class FoldPlan:
-    """The folds of one dataset, or of several together.
+    """How one dataset, or several together, are left out part by part.
 
     Attributes
     ----------
     parts
         ``(N,)`` int: part of each row. A part is one block or a run of neighbouring blocks; it is what is
-        left out, and what is relabelled as a whole.
+        left out, and what a permutation moves as a whole.
     blocks
         ``(N,)`` int: block of each row, of which a part holds one or more.
-    folds
-        One a part, in the order of the parts.
+    gaps
+        ``(P, P)`` int: how many blocks of part j, on the side of part i, are left out of the training of the
+        fold that tests i.
     """
 
     parts: NDArray[np.intp]
     blocks: NDArray[np.intp]
-    folds: tuple[Fold, ...]
+    runs: tuple[tuple[Rows, ...], ...]
+    gaps: NDArray[np.intp]
 
     def __len__(self) -> int:
         return len(self.parts)
+
+    @property
+    def folds(self) -> tuple[Fold, ...]:
+        """One a part, in the order of the parts."""
+        return self.exchanged(range(len(self.runs)))
+
+    def exchanged(self, order: Iterable[int]) -> tuple[Fold, ...]:
+        """Return the folds after the parts have changed places: part ``order[i]`` now stands at place i.
+
+        Places keep their gaps. A permutation that left the gaps where the rows are would compare the observed
+        labels, whose gaps always cost a dataset its own slices, with relabellings that spread the loss.
+        """
+        runs = [self.runs[i] for i in order]
+        folds = []
+        for i, run in enumerate(runs):
+            train = [
+                rows
+                for j, other in enumerate(runs)
+                if j != i
+                for rows in (other[self.gaps[i, j] :] if j > i else other[: len(other) - self.gaps[i, j]])
+            ]
+            joined = np.sort(np.concatenate(train)) if train else np.array([], np.intp)
+            folds.append(Fold(joined, np.sort(np.concatenate(run))))
+        return tuple(folds)
 
 
 def _ordered(
@@ -72,7 +99,7 @@ def plan_folds(
     volumes: Sequence[str],
     positions: Sequence[int | None],
     *,
-    parts: int = 10,
+    parts: int = 6,
     gap: int = 1,
 ) -> FoldPlan:
     """Plan the folds of one dataset.
@@ -99,20 +126,23 @@ def plan_folds(
             "not a way to fold", got=f"{parts} parts, gap {gap}", expected="2 or more, 0 or more"
         )
     chains = _ordered(labels, volumes, positions)
-    ordered = [block for chain in chains for block in chain]
-    barred: dict[int, set[int]] = {}
-    for chain in chains:
-        for i, block in enumerate(chain):
-            barred[block] = set(chain[max(0, i - gap) : i + gap + 1])
-    runs = [run.tolist() for run in np.array_split(np.array(ordered, np.intp), min(parts, len(ordered)))]
+    ordered = np.array([block for chain in chains for block in chain], np.intp)
+    chain_of = {block: (number, i) for number, chain in enumerate(chains) for i, block in enumerate(chain)}
+    runs = [run.tolist() for run in np.array_split(ordered, min(parts, len(ordered)))]
+    gaps = np.zeros((len(runs), len(runs)), np.intp)
+    for i, j in permutations(range(len(runs)), 2):
+        gaps[i, j] = sum(any(_near(chain_of[b], chain_of[c], gap) for c in runs[i]) for b in runs[j])
     part_of = {block: i for i, run in enumerate(runs) for block in run}
-    folds = []
-    for run in runs:
-        kept_out = set().union(*(barred[block] for block in run))
-        folds.append(
-            Fold(np.flatnonzero(~np.isin(labels, sorted(kept_out))), np.flatnonzero(np.isin(labels, run)))
-        )
-    return FoldPlan(np.array([part_of[b] for b in labels.tolist()], np.intp), labels, tuple(folds))
+    return FoldPlan(
+        np.array([part_of[b] for b in labels.tolist()], np.intp),
+        labels,
+        tuple(tuple(np.flatnonzero(labels == block) for block in run) for run in runs),
+        gaps,
+    )
+
+
+def _near(a: tuple[int, int], b: tuple[int, int], gap: int) -> bool:
+    return a[0] == b[0] and abs(a[1] - b[1]) <= gap
 
 
 def join_plans(plans: Sequence[FoldPlan]) -> FoldPlan:
@@ -121,40 +151,19 @@ def join_plans(plans: Sequence[FoldPlan]) -> FoldPlan:
     A fold still tests one part of one dataset; it learns from what its own plan allows and from all rows of
     the other datasets.
     """
-    sizes = [len(plan) for plan in plans]
-    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.intp)
-    everything = np.arange(starts[-1])
-    parts, blocks, folds = [], [], []
-    for plan, start, stop in zip(plans, starts[:-1], starts[1:], strict=True):
-        offset = len(folds)
+    parts, blocks = [], []
+    runs: list[tuple[Rows, ...]] = []
+    gaps = np.zeros((sum(len(p.runs) for p in plans),) * 2, np.intp)
+    start, n_blocks = 0, 0
+    for plan in plans:
+        offset, end = len(runs), len(runs) + len(plan.runs)
         parts.append(plan.parts + offset)
-        blocks.append(np.unique(plan.blocks, return_inverse=True)[1] + sum(len(set(b)) for b in blocks))
-        others = everything[(everything < start) | (everything >= stop)]
-        folds += [
-            Fold(np.sort(np.concatenate([fold.train + start, others])), fold.test + start)
-            for fold in plan.folds
-        ]
-    return FoldPlan(np.concatenate(parts), np.concatenate(blocks), tuple(folds))
-
-
-def relabelled(
-    parts: ArrayLike, labels: ArrayLike, permutations: int, rng: np.random.Generator
-) -> NDArray[np.intp]:
-    """Return ``(permutations, N)`` labels, each an exchange of labels between whole parts.
-
-    Raises
-    ------
-    UsageError
-        A part holds more than one label.
-    """
-    part, label = np.asarray(parts), np.asarray(labels, dtype=np.intp)
-    names, index = np.unique(part, return_inverse=True)
-    of_part = np.zeros(len(names), np.intp)
-    of_part[index] = label
-    if (of_part[index] != label).any():
-        raise UsageError("a part holds more than one label")
-    shuffled = [of_part[rng.permutation(len(names))][index] for _ in range(permutations)]
-    return np.array(shuffled, np.intp).reshape(permutations, len(label))
+        names, numbers = np.unique(plan.blocks, return_inverse=True)
+        blocks.append(numbers + n_blocks)
+        runs += [tuple(rows + start for rows in run) for run in plan.runs]
+        gaps[offset:end, offset:end] = plan.gaps
+        start, n_blocks = start + len(plan), n_blocks + len(names)
+    return FoldPlan(np.concatenate(parts), np.concatenate(blocks), tuple(runs), gaps)
 
 
 def count_relabellings(counts: Sequence[int]) -> tuple[int, int]:

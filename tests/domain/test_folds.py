@@ -6,14 +6,15 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emvfm.domain.folds import count_relabellings, join_plans, plan_folds, relabelled
+from emvfm.domain.folds import count_relabellings, join_plans, plan_folds
 from emvfm.errors import UsageError
 from emvfm.segmentation.metrics import block_labels
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     sizes=st.lists(st.integers(1, 25), min_size=1, max_size=3),
     length=st.integers(1, 5),
@@ -67,17 +68,22 @@ def test_joined_plans_test_one_part_and_learn_from_all_other_datasets() -> None:
     ]
 
 
-def test_relabelling_moves_whole_parts_and_reaches_all_that_there_are() -> None:
-    parts, labels = [0, 0, 1, 2, 2, 2, 3], [0, 0, 0, 1, 1, 1, 1]
-    seen = relabelled(parts, labels, 400, np.random.default_rng(0))
-    assert seen.shape == (400, 7)
-    for row in seen:
-        assert row[0] == row[1]
-        assert row[3] == row[4] == row[5]
-        assert row[[0, 2, 3, 6]].sum() == 2
-    assert len(np.unique(seen, axis=0)) == count_relabellings([2, 2])[0] == 6
-    with pytest.raises(UsageError, match="more than one label"):
-        relabelled([0, 0], [0, 1], 1, np.random.default_rng(0))
+def test_parts_change_places_and_places_keep_their_gaps() -> None:
+    plan = plan_folds([0, 0, 1, 2, 3, 3], ["v"] * 6, [0, 1, 2, 3, 4, 5])
+    assert plan.gaps.tolist() == [[0, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0]]
+    moved = plan.exchanged([3, 0, 2, 1])  # rows 4 5 | 0 1 | 3 | 2
+    assert [(f.train.tolist(), f.test.tolist()) for f in moved] == [
+        ([2, 3], [4, 5]),
+        ([2], [0, 1]),
+        ([4, 5], [3]),
+        ([0, 1, 4, 5], [2]),
+    ]
+
+
+def test_only_the_nearest_block_of_a_longer_part_is_the_gap() -> None:
+    plan = plan_folds([0, 1, 2, 3, 4, 5], ["v"] * 6, range(6), parts=3)
+    assert [f.train.tolist() for f in plan.folds] == [[3, 4, 5], [0, 5], [0, 1, 2]]
+    assert [f.train.tolist() for f in plan.exchanged([1, 0, 2])] == [[1, 4, 5], [2, 5], [0, 2, 3]]
 
 
 def test_relabellings_are_counted_with_those_that_change_nothing() -> None:
