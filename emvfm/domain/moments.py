@@ -79,7 +79,7 @@ def _consumed(values: NDArray[Any]) -> Moments:
     return Moments(len(values), near + rest, scatter)
 
 
-def streamed_moments(blocks: Iterable[ArrayLike], rows: int = 4096) -> Moments:
+def streamed_moments(blocks: Iterable[ArrayLike], rows: int = 8192) -> Moments:
     """Return the moments of all ``(n_i, D)`` blocks; at most `rows` embeddings are copied at a time.
 
     Small blocks are gathered first, because a product of few rows is slow.
