@@ -202,7 +202,8 @@ class Calibration:
     def verdict(self) -> str:
         """One sentence on what the threshold promises."""
         if self.enough:
-            return f"the threshold promises a rate of false alarms of {self.level:.2g}, from {self.blocks} calibration blocks"
+            promise = f"the threshold promises a rate of false alarms of {self.level:.2g}"
+            return f"{promise}, from {self.blocks} calibration blocks"
         return (
             f"too few calibration blocks for level {self.level:.2g} ({self.blocks}, {self.needed} are needed): "
             f"the least rate of false alarms that a threshold can promise is {self.promised:.2g}"

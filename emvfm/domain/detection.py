@@ -3,6 +3,8 @@
 Larger scores are more outlying. Two of the measures depend on which side is called positive, and the literature
 has both, so both are given and named: ``out`` takes the outliers as positive (as pytorch-ood does), ``in`` the
 in-distribution images (with the sign of the score turned).
+AUPR is scikit-learn's average precision; pytorch-ood joins the points of the curve by straight lines, which
+differs in the third digit.
 """
 
 from __future__ import annotations
