@@ -29,6 +29,8 @@ def domain_probe_bars(
     """
     if not rows:
         raise ValueError("no probes to draw")
+    names = list(dict.fromkeys(name for row in rows for name in row.get("ends", {})))
+    markers = {name: _MARKERS[n % len(_MARKERS)] for n, name in enumerate(names)}
     with styled():
         figure, axes = canvas(7.2, 0.66 * len(rows) + 1.35)
         place = axes[0, 0]
@@ -52,22 +54,20 @@ def domain_probe_bars(
                     fmt="none", ecolor=COLOURS["ink"], elinewidth=1.2, capsize=3, zorder=4,
                 )  # fmt: skip
                 end = max(end, row["high"])
-            for marker, value in zip(_MARKERS, row.get("ends", {}).values(), strict=False):
+            for name, value in row.get("ends", {}).items():
                 place.scatter(
-                    value, y, s=40, marker=marker, facecolor="white", edgecolor=COLOURS["vermilion"],
+                    value, y, s=40, marker=markers[name], facecolor="white", edgecolor=COLOURS["vermilion"],
                     linewidths=1.5, zorder=5,
                 )  # fmt: skip
             shown = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "size": 9}
             place.annotate(f"{row['value']:.2f}", (end, y), **shown)
-        names = list(dict.fromkeys(name for row in rows for name in row.get("ends", {})))
         place.plot([], [], color=COLOURS["ink"], linewidth=1.6, label="always the largest domain")
-        place.scatter([], [], s=12, color=COLOURS["soft"], label="null: parts relabelled")
-        for marker, name in zip(_MARKERS, names if _same_ends(rows) else ["one domain"], strict=False):
-            if names:
-                place.scatter(
-                    [], [], s=40, marker=marker, facecolor="white", edgecolor=COLOURS["vermilion"],
-                    linewidths=1.5, label=f"two ends of {name}",
-                )  # fmt: skip
+        place.scatter([], [], s=12, color=COLOURS["soft"], label="null: parts exchanged")
+        for name in names:
+            place.scatter(
+                [], [], s=40, marker=markers[name], facecolor="white", edgecolor=COLOURS["vermilion"],
+                linewidths=1.5, label=f"two ends of {name}",
+            )  # fmt: skip
         place.set_yticks(range(len(rows))[::-1], [str(row["label"]) for row in rows])
         place.set_ylim(-0.6, len(rows) - 0.4)
         place.tick_params(axis="y", length=0)
@@ -77,11 +77,6 @@ def domain_probe_bars(
         place.grid(axis="x")
         figure.legend(loc="outside lower center", ncols=2)
         return png(figure)
-
-
-def _same_ends(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether one marker means the same dataset in every row."""
-    return len({tuple(row.get("ends", {})) for row in rows}) == 1
 
 
 def task_matrix(

@@ -49,7 +49,7 @@ def test_patches_are_drawn_evenly_from_each_image_and_the_same_for_every_layer()
     assert (sample.features[sample.labels, 0] >= 0.8).all()
     assert (sample.features[~sample.labels, 0] <= 0.2).all()
     assert len({tuple(row) for row in sample.features}) == len(sample)
-    other = balanced_patches(((x + [10, 0], s) for x, s in images), 5, TaskSettings(per_image=8))
+    other = balanced_patches(((x + np.array([10, 0]), s) for x, s in images), 5, TaskSettings(per_image=8))
     np.testing.assert_array_equal(other.features[:, 1], sample.features[:, 1])
     assert len(balanced_patches(images, 5, TaskSettings(total=20))) <= 20
     another = balanced_patches(images, 5, TaskSettings(per_image=8, seed=1))
