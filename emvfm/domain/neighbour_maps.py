@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from emvfm.errors import MissingError, UsageError
 
-__all__ = ["REMARK", "Method", "NeighbourMap", "neighbour_map"]
+__all__ = ["REMARK", "Method", "NeighbourMap", "neighbour_map", "require_package"]
 
 Method = Literal["umap", "tsne", "pacmap"]
 Floats = NDArray[np.float64]
@@ -65,16 +65,38 @@ class NeighbourMap:
         }
 
 
+def _absent(method: Method) -> MissingError:
+    _, distribution, command = _PACKAGES[method]
+    return MissingError(
+        "a package is missing", where=f"--method {method}", expected=distribution, todo=command
+    )
+
+
+def require_package(method: Method) -> None:
+    """See whether the package of a method is there, without the seconds it takes to import it.
+
+    Raises
+    ------
+    MissingError
+        It is not.
+    """
+    from importlib.util import find_spec
+
+    try:
+        found = find_spec(_PACKAGES[method][0])
+    except ValueError:  # a module that was taken out by hand
+        found = None
+    if found is None:
+        raise _absent(method)
+
+
 def _package(method: Method) -> Any:
     from importlib import import_module
 
-    module, distribution, command = _PACKAGES[method]
     try:
-        return import_module(module)
+        return import_module(_PACKAGES[method][0])
     except ImportError:
-        raise MissingError(
-            "a package is missing", where=f"--method {method}", expected=distribution, todo=command
-        ) from None
+        raise _absent(method) from None
 
 
 def _umap(rows: Floats, neighbours: int, min_dist: float, seed: int) -> tuple[Floats, dict[str, Any]]:

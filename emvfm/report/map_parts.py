@@ -55,7 +55,9 @@ var el=function(id){return document.getElementById(id)};
 var canvas=el('plot'),ctx=canvas.getContext('2d'),crop=el('crop');
 var n=data.image.length,hidden={},selected=-1,pinned=false,view=null,loaded={};
 var across=0,up=Math.min(1,data.axes.length-1),mode='domain';
-var RAMP=[[68,1,84],[72,40,120],[62,74,137],[49,104,142],[38,130,142],[31,158,137],[53,183,121],[110,206,88],[181,222,43]];
+var VIRIDIS=[[68,1,84],[72,40,120],[62,74,137],[49,104,142],[38,130,142],[31,158,137],[53,183,121],[110,206,88],
+[181,222,43],[253,231,37]];
+var dark=matchMedia('(prefers-color-scheme: dark)'),RAMP;  // the end that the background swallows is left out
 var css=function(name){return getComputedStyle(document.documentElement).getPropertyValue(name).trim()};
 function ramp(t){
   var s=Math.max(0,Math.min(1,t))*(RAMP.length-1),i=Math.min(RAMP.length-2,Math.floor(s)),f=s-i;
@@ -78,6 +80,7 @@ for(var seed=7,k=n-1;k>0;k--){  // a fixed shuffle, so that no domain is drawn o
 }
 var colours=[],low=0,high=1;
 function recolour(){
+  RAMP=dark.matches?VIRIDIS.slice(2):VIRIDIS.slice(0,9);
   var legend=el('legend'),palette=['--c0','--c1','--c2','--c3','--c4','--c5'].map(css),none=css('--none');
   legend.textContent='';
   if(mode==='domain'||mode==='split'){
@@ -314,7 +317,7 @@ options(el('colour'),ways,0);
 el('colour').addEventListener('change',function(){mode=ways[Number(this.value)];recolour()});
 el('path').addEventListener('change',draw);
 window.addEventListener('resize',function(){view=null;draw()});
-matchMedia('(prefers-color-scheme: dark)').addEventListener('change',recolour);
+dark.addEventListener('change',function(){recolour();card()});
 recolour();
 })();
 """

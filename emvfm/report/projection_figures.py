@@ -160,7 +160,6 @@ def scatter_by_slice(
     from matplotlib.colors import Normalize
     from matplotlib.ticker import MaxNLocator
 
-    whole = MaxNLocator(6, integer=True)
     paths = [(s, _checked(s.points), np.asarray(s.z, np.float64)) for s in stacks]
     everything = np.concatenate([p for _, p, _ in paths])
     names = list(dict.fromkeys(s.domain for s in stacks))
@@ -193,7 +192,15 @@ def scatter_by_slice(
                 )
             _squared(place, axes)
             place.set_title(name)
-            figure.colorbar(shown, ax=place, label="z", shrink=0.7, aspect=30, pad=0.02, ticks=whole)
+            figure.colorbar(
+                shown,
+                ax=place,
+                label="z",
+                shrink=0.7,
+                aspect=30,
+                pad=0.02,
+                ticks=MaxNLocator(6, integer=True),
+            )
         _note(figure, " ".join(part for part in ("The first slice of a stack is circled.", remark) if part))
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from emvfm.domain.neighbour_maps import REMARK, Method, neighbour_map
+from emvfm.domain.neighbour_maps import REMARK, Method, neighbour_map, require_package
 from emvfm.errors import MissingError, UsageError
 
 
@@ -40,6 +40,7 @@ def test_groups_stay_together_and_a_seed_repeats(method: Method) -> None:
 
 
 def test_few_rows_do() -> None:
+    require_package("umap")
     assert neighbour_map(_groups()[0][:5]).coordinates.shape == (5, 2)
 
 
@@ -48,10 +49,11 @@ def test_few_rows_do() -> None:
 )
 def test_a_missing_package_is_named(method: Method, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingError) as caught:
-        neighbour_map(_groups()[0], method)
-    assert "pip install" in str(caught.value)
-    assert method in str(caught.value)
+    for attempt in (lambda: neighbour_map(_groups()[0], method), lambda: require_package(method)):
+        with pytest.raises(MissingError) as caught:
+            attempt()
+        assert "pip install" in str(caught.value)
+        assert method in str(caught.value)
 
 
 @pytest.mark.parametrize("rows", [np.ones((3, 2)), np.ones(9), np.full((9, 2), np.nan)])
