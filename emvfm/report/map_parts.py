@@ -187,6 +187,7 @@ function paths(){
   });
 }
 function nearest(x,y,reach){
+  if(!view)fit();  // a pointer may come before the first frame
   var best=-1,least=reach*reach;
   for(var i=0;i<n;i++){
     var dx=px(i)-x,dy=py(i)-y,d=dx*dx+dy*dy;
@@ -248,6 +249,7 @@ function picture(index,point){
   }
 }
 function zoom(factor,x,y){
+  if(!view)fit();
   view.x=x+(view.x-x)*factor;view.y=y+(view.y-y)*factor;view.s*=factor;draw();
 }
 var fingers={},moved=0;
@@ -264,7 +266,7 @@ canvas.addEventListener('pointermove',function(e){
     var other=fingers[ids[0]===String(e.pointerId)?ids[1]:ids[0]];
     var before=Math.hypot(was[0]-other[0],was[1]-other[1]),now=Math.hypot(at[0]-other[0],at[1]-other[1]);
     if(before>0&&now>0)zoom(now/before,(at[0]+other[0])/2,(at[1]+other[1])/2);
-  }else{view.x+=at[0]-was[0];view.y+=at[1]-was[1];draw()}
+  }else{if(!view)fit();view.x+=at[0]-was[0];view.y+=at[1]-was[1];draw()}
   fingers[e.pointerId]=at;
 });
 function lift(e){
