@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from emvfm.domain.moments import Moments
     from emvfm.studies.domains import Domain
 
-__all__ = ["FrechetOptions", "register"]
+__all__ = ["FrechetOptions", "fd", "register"]
 
 
 @dataclass(frozen=True)
@@ -118,43 +118,45 @@ def _lines(entries: Sequence[tuple[int, Comparison]]) -> bytes | None:
     return extrapolations(lines) if lines else None
 
 
+def fd(
+    call: Call,
+    config: FrechetOptions,
+    datasets: Annotated[
+        list[str],
+        typer.Argument(
+            help="Two or more datasets; name:split for one split.", autocompletion=complete_dataset
+        ),
+    ],
+) -> None:
+    """Fréchet distance of image or patch embeddings, with its null, its interval and a verdict."""
+    from rich.markup import escape
+
+    from emvfm.domain.resampling import equal_rows
+    from emvfm.studies.distances import compare_domains
+    from emvfm.studies.domains import open_domains, write_domain_run
+
+    config = _settled(config)
+    domains = open_domains(datasets, config, call.workspace, console=call.console)
+    rows: dict[str, Sequence[int]] = {d.name: list(range(len(d))) for d in domains}
+    if config.equal_n:
+        chosen = equal_rows([d.blocks for d in domains], seed=config.seed)
+        rows = {d.name: own.tolist() for d, own in zip(domains, chosen, strict=True)}
+    method = _Patches(config, rows) if config.patches else partial(_compare_images, config, rows)
+    found = compare_domains(domains, config, method)
+    record = found.to_json()
+    files = found.files()
+    lines = _lines(found.entries)
+    if lines is not None:
+        files["figures/fd-infinity-lines.png"] = lines
+    folder = write_domain_run(call.workspace, "fd", config, domains, record, files)
+    label = domains[0].embeddings.label
+    call.result(
+        {"folder": str(folder), "backbone": label, **record},
+        found.table(),
+        *map(escape, found.remarks()),
+        f"[dim]{escape(f'{label}; {found.entries[0][1].dimension} dimensions; {folder}')}[/]",
+    )
+
+
 def register(domain: typer.Typer) -> None:
-    @command(domain, "fd", FrechetOptions)
-    def fd(
-        call: Call,
-        config: FrechetOptions,
-        datasets: Annotated[
-            list[str],
-            typer.Argument(
-                help="Two or more datasets; name:split for one split.", autocompletion=complete_dataset
-            ),
-        ],
-    ) -> None:
-        """Fréchet distance of image or patch embeddings, with its null, its interval and a verdict."""
-        from rich.markup import escape
-
-        from emvfm.domain.resampling import equal_rows
-        from emvfm.studies.distances import compare_domains
-        from emvfm.studies.domains import open_domains, write_domain_run
-
-        config = _settled(config)
-        domains = open_domains(datasets, config, call.workspace, console=call.console)
-        rows: dict[str, Sequence[int]] = {d.name: list(range(len(d))) for d in domains}
-        if config.equal_n:
-            chosen = equal_rows([d.blocks for d in domains], seed=config.seed)
-            rows = {d.name: own.tolist() for d, own in zip(domains, chosen, strict=True)}
-        method = _Patches(config, rows) if config.patches else partial(_compare_images, config, rows)
-        found = compare_domains(domains, config, method)
-        record = found.to_json()
-        files = found.files()
-        lines = _lines(found.entries)
-        if lines is not None:
-            files["figures/fd-infinity-lines.png"] = lines
-        folder = write_domain_run(call.workspace, "fd", config, domains, record, files)
-        label = domains[0].embeddings.label
-        call.result(
-            {"folder": str(folder), "backbone": label, **record},
-            found.table(),
-            *map(escape, found.remarks()),
-            f"[dim]{escape(f'{label}; {found.entries[0][1].dimension} dimensions; {folder}')}[/]",
-        )
+    command(domain, "fd", FrechetOptions)(fd)

@@ -17,7 +17,7 @@ from emvfm.studies.options import DomainOptions
 if TYPE_CHECKING:
     from emvfm.domain.results import Discrepancy
 
-__all__ = ["KernelOptions", "register"]
+__all__ = ["KernelOptions", "kd", "register"]
 
 
 @dataclass(frozen=True)
@@ -49,43 +49,45 @@ def _kinds(config: KernelOptions) -> tuple[Discrepancy, ...]:
     return tuple(kind for kind in DISCREPANCIES if kind in (config.measure or DISCREPANCIES))
 
 
+def kd(
+    call: Call,
+    config: KernelOptions,
+    datasets: Annotated[
+        list[str],
+        typer.Argument(
+            help="Two or more datasets; name:split for one split.", autocompletion=complete_dataset
+        ),
+    ],
+) -> None:
+    """Kernel (MMD, KID), energy and sliced Wasserstein distances, each with null, interval and verdict."""
+    from rich.markup import escape
+
+    from emvfm.domain.results import compare_discrepancies
+    from emvfm.studies.distances import compare_domains
+    from emvfm.studies.domains import open_domains, write_domain_run
+
+    kinds = _kinds(config)
+    domains = open_domains(datasets, config, call.workspace, console=call.console)
+    found = compare_domains(
+        domains,
+        config,
+        lambda a, b, layer: compare_discrepancies(
+            (a.name, b.name), a.vectors(config, layer), b.vectors(config, layer), a.blocks, b.blocks,
+            kinds=kinds, pairs=config.pairs, gamma=config.gamma,
+            projections=config.projections, order=config.order,
+            permutations=config.permutations, level=config.level, seed=config.seed,
+        ),
+    )  # fmt: skip
+    record = found.to_json()
+    folder = write_domain_run(call.workspace, "kd", config, domains, record, found.files())
+    label = domains[0].embeddings.label
+    call.result(
+        {"folder": str(folder), "backbone": label, **record},
+        found.table(),
+        *map(escape, found.remarks()),
+        f"[dim]{escape(f'{label}; {found.entries[0][1].dimension} dimensions; {folder}')}[/]",
+    )
+
+
 def register(domain: typer.Typer) -> None:
-    @command(domain, "kd", KernelOptions)
-    def kd(
-        call: Call,
-        config: KernelOptions,
-        datasets: Annotated[
-            list[str],
-            typer.Argument(
-                help="Two or more datasets; name:split for one split.", autocompletion=complete_dataset
-            ),
-        ],
-    ) -> None:
-        """Kernel (MMD, KID), energy and sliced Wasserstein distances, each with null, interval and verdict."""
-        from rich.markup import escape
-
-        from emvfm.domain.results import compare_discrepancies
-        from emvfm.studies.distances import compare_domains
-        from emvfm.studies.domains import open_domains, write_domain_run
-
-        kinds = _kinds(config)
-        domains = open_domains(datasets, config, call.workspace, console=call.console)
-        found = compare_domains(
-            domains,
-            config,
-            lambda a, b, layer: compare_discrepancies(
-                (a.name, b.name), a.vectors(config, layer), b.vectors(config, layer), a.blocks, b.blocks,
-                kinds=kinds, pairs=config.pairs, gamma=config.gamma,
-                projections=config.projections, order=config.order,
-                permutations=config.permutations, level=config.level, seed=config.seed,
-            ),
-        )  # fmt: skip
-        record = found.to_json()
-        folder = write_domain_run(call.workspace, "kd", config, domains, record, found.files())
-        label = domains[0].embeddings.label
-        call.result(
-            {"folder": str(folder), "backbone": label, **record},
-            found.table(),
-            *map(escape, found.remarks()),
-            f"[dim]{escape(f'{label}; {found.entries[0][1].dimension} dimensions; {folder}')}[/]",
-        )
+    command(domain, "kd", KernelOptions)(kd)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from emvfm.studies.domains import Domain
     from emvfm.studies.outliers import Parts, ScoredStudy
 
-__all__ = ["register"]
+__all__ = ["ood", "register"]
 
 
 def _csv(rows: Sequence[Sequence[Any]]) -> str:
@@ -237,60 +237,62 @@ def _reference(call: Call, config: OutlierOptions, domains: Sequence[Domain]) ->
     )
 
 
+def ood(
+    call: Call,
+    config: OutlierOptions,
+    datasets: Annotated[
+        list[str],
+        typer.Argument(
+            help="The in-distribution dataset, then one or more others; name:split for one split.",
+            autocompletion=complete_dataset,
+        ),
+    ],
+) -> None:
+    """Outlier scores of images (and patches) with a calibrated threshold, AUROC, AUPR and FPR95."""
+    from rich.markup import escape
+
+    from emvfm.studies.domains import open_domains, write_domain_run
+    from emvfm.studies.outliers import PROTOCOL, chosen_scores, parts_of, score_rows, study_domains
+
+    chosen_scores(config)  # before anything is embedded
+    domains = open_domains(datasets, config, call.workspace, console=call.console)
+    if config.preset == "reference":
+        _reference(call, config, domains)
+        return
+    parts = parts_of(domains[0], config)
+    studies = study_domains(domains, parts, config, console=call.console)
+    own = domains[0].embeddings
+    layer = own.layers[config.layer % len(own.layers)]
+    first = next(s.study for s in studies if s.study.layer == layer)
+    record = {
+        "protocol": PROTOCOL,
+        "parts": parts.to_json(),
+        "seed": config.seed,
+        "layer": layer,
+        "results": [found.study.to_json() for found in studies],
+        "verdict": first.verdict,
+    }
+    files: dict[str, bytes | str] = {
+        "comparison.csv": _comparison(studies),
+        "scores.csv": _csv(score_rows(domains, parts, studies)),
+        **_figures(domains, parts, studies, config),
+    }
+    folder = write_domain_run(call.workspace, "ood", config, domains, record, files)
+    sizes = "; ".join(
+        f"{part} {size['n']} images in {size['blocks']} blocks"
+        for part, size in parts.to_json().items()
+        if isinstance(size, dict) and size["n"]
+    )
+    call.result(
+        {"folder": str(folder), "backbone": own.label, **record},
+        _table(studies),
+        *(escape(first.verdict_on(name)) for name in first.against),
+        escape(first.calibration.verdict),
+        *([f"[yellow]{escape(parts.remark)}[/]"] if parts.remark else []),
+        f"[dim]{escape(f'{domains[0].name}: {sizes} ({parts.source})')}[/]",
+        f"[dim]{escape(f'{own.label}; {first.dimension} dimensions; {folder}')}[/]",
+    )
+
+
 def register(domain: typer.Typer) -> None:
-    @command(domain, "ood", OutlierOptions)
-    def ood(
-        call: Call,
-        config: OutlierOptions,
-        datasets: Annotated[
-            list[str],
-            typer.Argument(
-                help="The in-distribution dataset, then one or more others; name:split for one split.",
-                autocompletion=complete_dataset,
-            ),
-        ],
-    ) -> None:
-        """Outlier scores of images (and patches) with a calibrated threshold, AUROC, AUPR and FPR95."""
-        from rich.markup import escape
-
-        from emvfm.studies.domains import open_domains, write_domain_run
-        from emvfm.studies.outliers import PROTOCOL, chosen_scores, parts_of, score_rows, study_domains
-
-        chosen_scores(config)  # before anything is embedded
-        domains = open_domains(datasets, config, call.workspace, console=call.console)
-        if config.preset == "reference":
-            _reference(call, config, domains)
-            return
-        parts = parts_of(domains[0], config)
-        studies = study_domains(domains, parts, config, console=call.console)
-        own = domains[0].embeddings
-        layer = own.layers[config.layer % len(own.layers)]
-        first = next(s.study for s in studies if s.study.layer == layer)
-        record = {
-            "protocol": PROTOCOL,
-            "parts": parts.to_json(),
-            "seed": config.seed,
-            "layer": layer,
-            "results": [found.study.to_json() for found in studies],
-            "verdict": first.verdict,
-        }
-        files: dict[str, bytes | str] = {
-            "comparison.csv": _comparison(studies),
-            "scores.csv": _csv(score_rows(domains, parts, studies)),
-            **_figures(domains, parts, studies, config),
-        }
-        folder = write_domain_run(call.workspace, "ood", config, domains, record, files)
-        sizes = "; ".join(
-            f"{part} {size['n']} images in {size['blocks']} blocks"
-            for part, size in parts.to_json().items()
-            if isinstance(size, dict) and size["n"]
-        )
-        call.result(
-            {"folder": str(folder), "backbone": own.label, **record},
-            _table(studies),
-            *(escape(first.verdict_on(name)) for name in first.against),
-            escape(first.calibration.verdict),
-            *([f"[yellow]{escape(parts.remark)}[/]"] if parts.remark else []),
-            f"[dim]{escape(f'{domains[0].name}: {sizes} ({parts.source})')}[/]",
-            f"[dim]{escape(f'{own.label}; {first.dimension} dimensions; {folder}')}[/]",
-        )
+    command(domain, "ood", OutlierOptions)(ood)

@@ -13,7 +13,7 @@ from emvfm.cli.completion import complete_dataset
 from emvfm.config import Doc
 from emvfm.studies.options import DomainOptions
 
-__all__ = ["CoverageOptions", "register"]
+__all__ = ["CoverageOptions", "prdc", "register"]
 
 
 @dataclass(frozen=True)
@@ -29,44 +29,46 @@ class CoverageOptions(DomainOptions):
     level: Annotated[float, Gt(0), Lt(1), Doc("Coverage of the interval.")] = 0.95
 
 
+def prdc(
+    call: Call,
+    config: CoverageOptions,
+    datasets: Annotated[
+        list[str],
+        typer.Argument(
+            help="Two or more datasets, each in turn the reference; name:split for one split.",
+            autocompletion=complete_dataset,
+        ),
+    ],
+) -> None:
+    """Precision, recall, density and coverage of one dataset by another, with null, interval and verdict."""
+    from rich.markup import escape
+
+    from emvfm.domain.results import compare_coverage
+    from emvfm.studies.distances import compare_domains
+    from emvfm.studies.domains import open_domains, write_domain_run
+
+    domains = open_domains(datasets, config, call.workspace, console=call.console)
+    found = compare_domains(
+        domains,
+        config,
+        lambda a, b, layer: compare_coverage(
+            (a.name, b.name), a.vectors(config, layer), b.vectors(config, layer), a.blocks, b.blocks,
+            k=config.k, neighbours=config.neighbours,
+            permutations=config.permutations, level=config.level, seed=config.seed,
+        ),
+        ordered=True,
+    )  # fmt: skip
+    record = found.to_json()
+    folder = write_domain_run(call.workspace, "prdc", config, domains, record, found.files())
+    label = domains[0].embeddings.label
+    call.result(
+        {"folder": str(folder), "backbone": label, **record},
+        found.table(),
+        *map(escape, found.remarks()),
+        "[dim]The first of a pair is the reference.[/]",
+        f"[dim]{escape(f'{label}; {found.entries[0][1].dimension} dimensions; {folder}')}[/]",
+    )
+
+
 def register(domain: typer.Typer) -> None:
-    @command(domain, "prdc", CoverageOptions)
-    def prdc(
-        call: Call,
-        config: CoverageOptions,
-        datasets: Annotated[
-            list[str],
-            typer.Argument(
-                help="Two or more datasets, each in turn the reference; name:split for one split.",
-                autocompletion=complete_dataset,
-            ),
-        ],
-    ) -> None:
-        """Precision, recall, density and coverage of one dataset by another, with null, interval and verdict."""
-        from rich.markup import escape
-
-        from emvfm.domain.results import compare_coverage
-        from emvfm.studies.distances import compare_domains
-        from emvfm.studies.domains import open_domains, write_domain_run
-
-        domains = open_domains(datasets, config, call.workspace, console=call.console)
-        found = compare_domains(
-            domains,
-            config,
-            lambda a, b, layer: compare_coverage(
-                (a.name, b.name), a.vectors(config, layer), b.vectors(config, layer), a.blocks, b.blocks,
-                k=config.k, neighbours=config.neighbours,
-                permutations=config.permutations, level=config.level, seed=config.seed,
-            ),
-            ordered=True,
-        )  # fmt: skip
-        record = found.to_json()
-        folder = write_domain_run(call.workspace, "prdc", config, domains, record, found.files())
-        label = domains[0].embeddings.label
-        call.result(
-            {"folder": str(folder), "backbone": label, **record},
-            found.table(),
-            *map(escape, found.remarks()),
-            "[dim]The first of a pair is the reference.[/]",
-            f"[dim]{escape(f'{label}; {found.entries[0][1].dimension} dimensions; {folder}')}[/]",
-        )
+    command(domain, "prdc", CoverageOptions)(prdc)
