@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from emvfm.domain.neighbour_maps import REMARK, NeighbourMap, neighbour_map
+from emvfm.domain.neighbour_maps import REMARK, NeighbourMap, neighbour_map, require_package
 from emvfm.domain.pca import principal_components
 from emvfm.errors import UsageError
 from emvfm.report.projection_figures import (
@@ -31,7 +31,7 @@ from emvfm.studies.projections import (
     vectors_by_domain,
 )
 
-__all__ = ["METHODS", "MappedLayer", "map_rows", "umap_files"]
+__all__ = ["METHODS", "MappedLayer", "check_options", "map_rows", "umap_files"]
 
 METHODS = {"umap": "UMAP", "tsne": "t-SNE", "pacmap": "PaCMAP"}
 
@@ -60,13 +60,29 @@ class MappedLayer:
         return {"layer": self.block, **made, "pca": self.components, "pca_variance_kept": self.kept}
 
 
+def check_options(config: UmapOptions) -> None:
+    """See, before minutes of extraction, whether the options go together and the method's package is there.
+
+    Raises
+    ------
+    UsageError
+        The preset does something else.
+    MissingError
+        The package is not installed.
+    """
+    if config.preset == "reference":
+        if config.patches:
+            raise UsageError("not what the reference does", where="--preset reference --patches")
+        if config.method != "umap":
+            where = f"--preset reference --method {config.method}"
+            raise UsageError("not what the reference does", where=where)
+    require_package(config.method)
+
+
 def _resolved(config: UmapOptions, domains: Sequence[Domain]) -> UmapOptions:
+    check_options(config)
     if config.preset != "reference":
         return config
-    if config.patches:
-        raise UsageError("not what the reference does", where="--preset reference --patches")
-    if config.method != "umap":
-        raise UsageError("not what the reference does", where=f"--preset reference --method {config.method}")
     return replace(config, pool=reference_pool(domains), points=max(4, sum(map(len, domains))))
 
 

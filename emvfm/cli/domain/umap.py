@@ -29,11 +29,11 @@ def register(domain: typer.Typer) -> None:
         from rich.markup import escape
         from rich.table import Table
 
-        from emvfm.domain.neighbour_maps import REMARK, require_package
+        from emvfm.domain.neighbour_maps import REMARK
         from emvfm.studies.domains import open_domains, write_domain_run
-        from emvfm.studies.umap import METHODS, map_rows, umap_files
+        from emvfm.studies.umap import METHODS, check_options, map_rows, umap_files
 
-        require_package(config.method)  # before minutes of extraction
+        check_options(config)
         domains = open_domains(datasets, config, call.workspace, console=call.console, least=1)
         config, rows, layers, shown = map_rows(domains, config)
         counts = [int((rows.domain == g).sum()) for g in range(len(domains))]
