@@ -13,7 +13,7 @@ from emvfm.studies.projection_options import PcaOptions
 if TYPE_CHECKING:
     from emvfm.studies.pca import ProjectedLayer
 
-__all__ = ["register"]
+__all__ = ["pca", "register"]
 
 
 def _table(layers: list[ProjectedLayer]) -> Any:
@@ -42,37 +42,39 @@ def _table(layers: list[ProjectedLayer]) -> Any:
     return table
 
 
+def pca(
+    call: Call,
+    config: PcaOptions,
+    datasets: Annotated[
+        list[str],
+        typer.Argument(
+            help="One or more datasets; name:split for one split.", autocompletion=complete_dataset
+        ),
+    ],
+) -> None:
+    """Principal components of images or patches: scatters, variance, colour maps, an interactive page."""
+    from rich.markup import escape
+
+    from emvfm.studies.domains import open_domains, write_domain_run
+    from emvfm.studies.pca import pca_files, project
+
+    domains = open_domains(datasets, config, call.workspace, console=call.console, least=1)
+    config, rows, layers, shown = project(domains, config)
+    record = {
+        "rows": len(rows),
+        "unit": "patch" if config.patches else "image",
+        "results": [{"layer": layer.block, **layer.summary.to_json()} for layer in layers],
+    }
+    files = pca_files(rows, layers, shown, config)
+    folder = write_domain_run(call.workspace, "pca", config, domains, record, files)
+    label = domains[0].embeddings.label
+    call.result(
+        {"folder": str(folder), "backbone": label, **record},
+        _table(layers),
+        *(escape(layer.summary.verdict) for layer in ([shown] if len(layers) > 1 else layers)),
+        f"[dim]{escape(f'{label}; {len(rows)} rows of {shown.summary.dimension} dimensions; {folder}')}[/]",
+    )
+
+
 def register(domain: typer.Typer) -> None:
-    @command(domain, "pca", PcaOptions)
-    def pca(
-        call: Call,
-        config: PcaOptions,
-        datasets: Annotated[
-            list[str],
-            typer.Argument(
-                help="One or more datasets; name:split for one split.", autocompletion=complete_dataset
-            ),
-        ],
-    ) -> None:
-        """Principal components of images or patches: scatters, variance, colour maps, an interactive page."""
-        from rich.markup import escape
-
-        from emvfm.studies.domains import open_domains, write_domain_run
-        from emvfm.studies.pca import pca_files, project
-
-        domains = open_domains(datasets, config, call.workspace, console=call.console, least=1)
-        config, rows, layers, shown = project(domains, config)
-        record = {
-            "rows": len(rows),
-            "unit": "patch" if config.patches else "image",
-            "results": [{"layer": layer.block, **layer.summary.to_json()} for layer in layers],
-        }
-        files = pca_files(rows, layers, shown, config)
-        folder = write_domain_run(call.workspace, "pca", config, domains, record, files)
-        label = domains[0].embeddings.label
-        call.result(
-            {"folder": str(folder), "backbone": label, **record},
-            _table(layers),
-            *(escape(layer.summary.verdict) for layer in ([shown] if len(layers) > 1 else layers)),
-            f"[dim]{escape(f'{label}; {len(rows)} rows of {shown.summary.dimension} dimensions; {folder}')}[/]",
-        )
+    command(domain, "pca", PcaOptions)(pca)

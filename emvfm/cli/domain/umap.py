@@ -10,59 +10,61 @@ from emvfm.cli.command import Call, command
 from emvfm.cli.completion import complete_dataset
 from emvfm.studies.projection_options import UmapOptions
 
-__all__ = ["register"]
+__all__ = ["register", "umap"]
+
+
+def umap(
+    call: Call,
+    config: UmapOptions,
+    datasets: Annotated[
+        list[str],
+        typer.Argument(
+            help="One or more datasets; name:split for one split.", autocompletion=complete_dataset
+        ),
+    ],
+) -> None:
+    """Map images or patches by UMAP, t-SNE or PaCMAP: scatters and an interactive page; for looking only."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from emvfm.domain.neighbour_maps import REMARK
+    from emvfm.studies.domains import open_domains, write_domain_run
+    from emvfm.studies.umap import METHODS, check_options, map_rows, umap_files
+
+    check_options(config)
+    domains = open_domains(datasets, config, call.workspace, console=call.console, least=1)
+    config, rows, layers, shown = map_rows(domains, config)
+    counts = [int((rows.domain == g).sum()) for g in range(len(domains))]
+    record = {
+        "unit": "patch" if config.patches else "image",
+        "names": [d.name for d in domains],
+        "n": counts,
+        "results": [layer.to_json() for layer in layers],
+        "verdict": REMARK,
+    }
+    folder = write_domain_run(
+        call.workspace, "umap", config, domains, record, umap_files(rows, layers, shown, config)
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("block", "method", "n", "from components", "variance kept", "library"):
+        table.add_column(column)
+    for layer in layers:
+        table.add_row(
+            str(layer.block),
+            METHODS[layer.map.method],
+            " + ".join(map(str, counts)),
+            str(layer.components),
+            f"{100 * layer.kept:.1f} %",
+            layer.map.library,
+        )
+    label = domains[0].embeddings.label
+    call.result(
+        {"folder": str(folder), "backbone": label, **record},
+        table,
+        REMARK,
+        f"[dim]{escape(f'{label}; {folder}')}[/]",
+    )
 
 
 def register(domain: typer.Typer) -> None:
-    @command(domain, "umap", UmapOptions)
-    def umap(
-        call: Call,
-        config: UmapOptions,
-        datasets: Annotated[
-            list[str],
-            typer.Argument(
-                help="One or more datasets; name:split for one split.", autocompletion=complete_dataset
-            ),
-        ],
-    ) -> None:
-        """Map images or patches by UMAP, t-SNE or PaCMAP: scatters and an interactive page; for looking only."""
-        from rich.markup import escape
-        from rich.table import Table
-
-        from emvfm.domain.neighbour_maps import REMARK
-        from emvfm.studies.domains import open_domains, write_domain_run
-        from emvfm.studies.umap import METHODS, check_options, map_rows, umap_files
-
-        check_options(config)
-        domains = open_domains(datasets, config, call.workspace, console=call.console, least=1)
-        config, rows, layers, shown = map_rows(domains, config)
-        counts = [int((rows.domain == g).sum()) for g in range(len(domains))]
-        record = {
-            "unit": "patch" if config.patches else "image",
-            "names": [d.name for d in domains],
-            "n": counts,
-            "results": [layer.to_json() for layer in layers],
-            "verdict": REMARK,
-        }
-        folder = write_domain_run(
-            call.workspace, "umap", config, domains, record, umap_files(rows, layers, shown, config)
-        )
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        for column in ("block", "method", "n", "from components", "variance kept", "library"):
-            table.add_column(column)
-        for layer in layers:
-            table.add_row(
-                str(layer.block),
-                METHODS[layer.map.method],
-                " + ".join(map(str, counts)),
-                str(layer.components),
-                f"{100 * layer.kept:.1f} %",
-                layer.map.library,
-            )
-        label = domains[0].embeddings.label
-        call.result(
-            {"folder": str(folder), "backbone": label, **record},
-            table,
-            REMARK,
-            f"[dim]{escape(f'{label}; {folder}')}[/]",
-        )
+    command(domain, "umap", UmapOptions)(umap)
