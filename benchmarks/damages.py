@@ -27,6 +27,7 @@ from benchmarks.jobs import (
     make_dataset,
     read,
     read_plainly,
+    shorten,
     verify_all,
 )
 from benchmarks.performance import scratch
@@ -34,7 +35,7 @@ from emvfm.store.care import find_stores
 
 __all__ = ["TARGETS", "damage", "disks", "harms"]
 
-FLIPS = 16
+FLIPS = 12
 TARGETS = {  # file of the store; where in it a bit flips, if not anywhere
     "patches": ("grids/6x6/patches/c/0/1/0/0/0", None),
     "cls": ("grids/6x6/cls/c/0/0/0", None),
@@ -72,15 +73,15 @@ class Damage:
     what: str
     harm: str
     readings: list[Reading] = field(default_factory=list)
-    repair: str = "verify --repair"
+    repair: str = "verify finds nothing"
     again: int = 0  # images computed
     expected: int = 0  # images of the shards that verify or its advice withdrew
     problems: list[str] = field(default_factory=list)
 
 
-def _outcome(found: Content | Failure, expected: Content, folder: Path) -> str:
+def _outcome(found: Content | Failure, expected: Content, root: Path) -> str:
     if isinstance(found, Failure):
-        return f"{found.kind}: {found.message.replace(f'{folder}/', '').replace(str(folder), 'store')}"
+        return f"{found.kind}: {shorten(found.message, root)}"
     if found == expected:
         return "same"
     if "another image" in found.values():
@@ -90,13 +91,12 @@ def _outcome(found: Content | Failure, expected: Content, folder: Path) -> str:
 
 def _look(reference: Reference, root: Path, path: Path) -> Reading:
     """Read a store with a damaged file in every way."""
-    (folder,) = (p for p in (root / "store").iterdir() if p.is_dir())
     found, plain = forked(read, reference.dataset, root), forked(read_plainly, reference.dataset, root)
     checked = forked(verify_all, root)
-    verdict = _outcome(checked, {}, folder) if isinstance(checked, Failure) else "; ".join(checked.values())
-    array = path.relative_to(folder).as_posix().split("/c/")[0]
+    verdict = _outcome(checked, {}, root) if isinstance(checked, Failure) else "; ".join(checked.values())
+    array = str(path).split("/c/")[0].removesuffix("/zarr.json")
     return Reading(
-        _outcome(found, reference.content, folder), _outcome(plain, reference.plain, folder), verdict,
+        _outcome(found, reference.content, root), _outcome(plain, reference.plain, root), verdict,
         isinstance(found, Failure) and array in found.message,
     )  # fmt: skip
 
@@ -137,13 +137,15 @@ def harm(reference: Reference, root: Path, what: str, how: str, flips: int = FLI
         failure = forked(verify_all, root, True)
     if isinstance(failure, Failure):
         result.repair = "none"
+    elif failure:
+        result.repair = "verify --repair"
     if what.startswith("allocation"):  # it is read when something is to be computed
         failure = forked(_withdraw, root, "6x6/000001")
         result.repair = "a shard withdrawn"
     before = set(reference.content) - finished(root) if result.repair != "none" else set()
     result.expected = len(before)
     if failure := forked(embed, reference.dataset, root, root / "log"):
-        result.problems.append(f"embed: {failure.kind}: {failure.message}".replace(f"{folder}/", ""))
+        result.problems.append(shorten(f"embed: {failure}", root))
     again = [reference.names[name] for name in computed(root / "log")]
     result.again = len(again)
     if set(again) != before:
@@ -176,7 +178,7 @@ def _counted(outcomes: Sequence[str]) -> str:
     for kind, n in counts.most_common():
         message = first[kind].partition(": ")[2][:60]
         parts.append((f"{n} × " if len(outcomes) > 1 else "") + kind + (f" (`{message}`)" if message else ""))
-    return ", ".join(parts).replace("`verify`", "verify")
+    return ", ".join(parts)
 
 
 def harms(
@@ -217,7 +219,7 @@ def disks(folder: Path, reference: Reference) -> list[list[Any]]:
                 _remount(root, "size=256m")
                 second = forked(embed, reference.dataset, root, log)
                 again = [reference.names[name] for name in computed(log)[passes:]]
-                wrong = [f"{second.kind}: {second.message}"] if second else []
+                wrong = [str(second)] if second else []
                 wrong += reference.problems(root)
                 wrong += ["finished images computed again"] if kept & set(again) else []
         except (OSError, subprocess.CalledProcessError) as error:

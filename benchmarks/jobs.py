@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -89,7 +90,11 @@ def embed(dataset: Dataset, root: Path, log: Path, start: Barrier | None = None,
     if start is not None:
         start.wait()
         time.sleep(wait)
-    embed_dataset(dataset, backbone, OPTIONS, Workspace(root))
+    try:
+        embed_dataset(dataset, backbone, OPTIONS, Workspace(root))
+    except BaseException:
+        log.with_suffix(".error").write_text(traceback.format_exc())
+        raise
 
 
 def computed(log: Path) -> list[str]:
@@ -146,6 +151,9 @@ class Failure:
 
     kind: str
     message: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}"
 
 
 def _report(send: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -212,14 +220,22 @@ class Reference:
     def problems(self, root: Path) -> list[str]:
         """Return in what a store differs from this one."""
         found = forked(verify_all, root)
-        wrong = [f"verify: {found}"] if found else []
+        wrong = [f"verify: {found}"] if found else list[str]()
         for read_it, expected in ((read, self.content), (read_plainly, self.plain)):
             got = forked(read_it, self.dataset, root)
             if got != expected:
-                wrong.append(f"{read_it.__name__}: {got if isinstance(got, Failure) else 'other values'}")
+                how = "through emvfm" if read_it is read else "through Zarr"
+                wrong.append(f"{how}: {got if isinstance(got, Failure) else 'other values'}")
         if visible(root) != self.files:
-            wrong.append(f"files: {sorted(visible(root) ^ self.files)[:3]}")
-        return wrong
+            wrong.append("other files: " + ", ".join(sorted(visible(root) ^ self.files)[:3]))
+        return [shorten(line, root) for line in wrong]
+
+
+def shorten(text: str, root: Path) -> str:
+    """Return `text` with paths from the store's folder on."""
+    for folder in (root / "store").glob("[0-9a-f]*"):
+        text = text.replace(f"{folder}/", "").replace(f"{folder.name}/", "").replace(str(folder), "store")
+    return text.replace("`", "'")
 
 
 def verify_all(root: Path, repair: bool = False) -> dict[str, str]:
