@@ -115,9 +115,10 @@ class DomainProbe:
                 f"({blocks} blocks, {self.distinct} relabellings, {sum(self.tested)} of {sum(self.n)} images "
                 "testable)"
             )
-        test = f"p = {ba.p_value:.3g} from {self.permutations} relabellings"
+        test = f"p = {ba.p_value:.3g} from {self.permutations} exchanges of parts"
         score = f"balanced accuracy {ba}, chance {self.chance:.2f}; AUROC {self.auroc}"
-        if ba.p_value is None or ba.p_value > 0.05:
+        by_chance = ba.low is not None and ba.low <= self.chance
+        if ba.p_value is None or ba.p_value > 0.05 or by_chance:
             return f"{who}: no evidence that a {self.classifier} probe tells them apart ({score}; {test})"
         said = f"a {self.classifier} probe tells {who} apart ({score}; {test})"
         ends = {null.name: null.ends for null in self.within if null.ends is not None}

@@ -144,6 +144,13 @@ def _estimate(measure, weights: Floats | None, level: float) -> Estimate:  # typ
     return Estimate(value) if weights is None else Estimate(value, *interval(measure(weights), level))
 
 
+def _pooled_scale(samples: Sequence[PatchSample]) -> Floats:
+    """Return ``(D,)``: standard deviation within datasets; 1 where a dimension is constant."""
+    scale = np.sqrt(np.mean([s.features.astype(np.float64).var(axis=0) for s in samples], axis=0))
+    scale[scale == 0] = 1
+    return scale
+
+
 def task_directions(
     samples: Sequence[PatchSample], rows: Sequence[NDArray[np.bool_]] | None = None
 ) -> Floats:
@@ -157,8 +164,7 @@ def task_directions(
     rows
         ``(n_k,)`` bool of each dataset: the patches to learn from; the scale is that of all patches.
     """
-    scale = np.sqrt(np.mean([s.features.astype(np.float64).var(axis=0) for s in samples], axis=0))
-    scale[scale == 0] = 1
+    scale = _pooled_scale(samples)
     chosen = [np.ones(len(s), bool) for s in samples] if rows is None else rows
     return np.stack([_direction(s, scale, r) for s, r in zip(samples, chosen, strict=True)])
 
@@ -256,11 +262,10 @@ def probe_task(
                 cells.append(TaskCell(names[i], names[j], None, None, None, None, 0, 0))
                 continue
             measures = (scored.auroc, scored.balanced_accuracy, scored.average_precision)
-            estimates = [_estimate(m, weights, settings.level) for m in measures]
-            n_used = len(np.unique(scored.blocks))
-            cells.append(TaskCell(names[i], names[j], *estimates, difference, len(scored.scores), n_used))
-    scale = np.sqrt(np.mean([s.features.astype(np.float64).var(axis=0) for s in samples], axis=0))
-    scale[scale == 0] = 1
+            auroc, accuracy, precision = (_estimate(m, weights, settings.level) for m in measures)
+            n, n_used = len(scored.scores), len(np.unique(scored.blocks))
+            cells.append(TaskCell(names[i], names[j], auroc, accuracy, precision, difference, n, n_used))
+    scale = _pooled_scale(samples)
     directions = [_resampled(s, p, scale) for s, p in zip(samples, plans, strict=True)]
     pairs = combinations(range(len(samples)), 2)
     return TaskProbe(

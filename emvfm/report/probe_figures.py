@@ -32,6 +32,8 @@ def domain_probe_bars(
     names = list(dict.fromkeys(name for row in rows for name in row.get("ends", {})))
     markers = {name: _MARKERS[n % len(_MARKERS)] for n, name in enumerate(names)}
     with styled():
+        from matplotlib.patheffects import withStroke
+
         figure, axes = canvas(7.2, 0.66 * len(rows) + 1.35)
         place = axes[0, 0]
         for n, row in enumerate(rows):
@@ -60,9 +62,11 @@ def domain_probe_bars(
                     linewidths=1.5, zorder=5,
                 )  # fmt: skip
             shown = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "size": 9}
-            place.annotate(f"{row['value']:.2f}", (end, y), **shown)
+            label = place.annotate(f"{row['value']:.2f}", (end, y), **shown)
+            label.set_path_effects([withStroke(linewidth=3, foreground="white")])
         place.plot([], [], color=COLOURS["ink"], linewidth=1.6, label="always the largest domain")
-        place.scatter([], [], s=12, color=COLOURS["soft"], label="null: parts exchanged")
+        if any(len(row["null"]) for row in rows):
+            place.scatter([], [], s=12, color=COLOURS["soft"], label="null: parts exchanged")
         for name in names:
             place.scatter(
                 [], [], s=40, marker=markers[name], facecolor="white", edgecolor=COLOURS["vermilion"],
@@ -121,7 +125,8 @@ def layer_curves(
             place.axhline(chance, color=COLOURS["soft"], linewidth=0.9, linestyle=(0, (3, 3)))
             for n, curve in enumerate(curves):
                 colour, values = colours[n % len(colours)], np.asarray(curve["values"], float)
-                if curve.get("low") is not None and curve.get("high") is not None:
+                bounded = curve.get("low") is not None and curve.get("high") is not None
+                if bounded and len(curves) <= 4:  # more bands than that hide each other
                     ends = np.asarray(curve["low"], float), np.asarray(curve["high"], float)
                     place.fill_between(layers, *ends, color=colour, alpha=0.14, linewidth=0)
                 place.plot(
