@@ -2,7 +2,9 @@ r"""The domain probe: how well a classifier tells datasets apart by their image 
 
 Cross-validation leaves out runs of neighbouring slices (`folds`); scaling and PCA are fitted on the training
 rows of each fold. The null lets whole parts change places and refits everything. Two ends of one stack are probed the
-same way: slices change along a stack, so that even these may be told apart, and a domain gap has to be more.
+same way: slices change along a stack, so that even these may be told apart, and a domain gap has to be more. The
+p-value takes parts as exchangeable; where what lasts along a stack outlasts a block, it is too small, and
+only the comparison with the two ends shows it.
 The proxy A-distance is :math:`2 (1 - 2 \epsilon)` with the balanced error (Ben-David et al. 2010,
 doi:10.1007/s10994-009-5152-4); it is negative where the error is beyond chance.
 """

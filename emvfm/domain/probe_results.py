@@ -120,10 +120,15 @@ class DomainProbe:
         by_chance = ba.low is not None and ba.low <= self.chance
         if ba.p_value is None or ba.p_value > 0.05 or by_chance:
             return f"{who}: no evidence that a {self.classifier} probe tells them apart ({score}; {test})"
+        if ba.low is not None and ba.low == ba.high:
+            score += "; no tested image was mistaken, so the interval has no width"
         said = f"a {self.classifier} probe tells {who} apart ({score}; {test})"
         ends = {null.name: null.ends for null in self.within if null.ends is not None}
         if not ends:
-            return f"{said}; none of them has enough blocks to compare with two ends of one stack"
+            return (
+                f"{said}; none of them has enough blocks to compare with two ends of one stack, so that a slow "
+                "change along the stacks could be the reason"
+            )
         name = max(ends, key=lambda n: ends[n])
         random = next(mean(null.random) for null in self.within if null.name == name)
         alone = f"the two ends of {name} alone: {ends[name]:.2f}, random halves of it: {random:.2f}"

@@ -83,6 +83,7 @@ def test_separable_domains_are_told_apart_and_identical_ones_are_not(classifier:
     assert apart.confusion == ((15, 0), (0, 15))
     assert apart.distinct == 252
     assert "tells a and b apart" in apart.verdict
+    assert "the interval has no width" in apart.verdict
     same = probe_domains("ab", _sets(0.0, 0.0, seed=1), plans, settings)
     assert same.balanced_accuracy.p_value > 0.05
     assert "no evidence" in same.verdict
