@@ -80,8 +80,15 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def atomic_folder(path: Path, *, replace: bool = False, scratch: Path | None = None) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path` when the block ends without an error.
+
+    Parameters
+    ----------
+    replace
+        Put it in the place of a folder that is there.
+    scratch
+        Folder of the same file system for the temporary one, instead of the one `path` is in.
 
     Raises
     ------
@@ -91,8 +98,8 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     if path.exists() and not replace:
         raise UsageError("already exists", where=path, todo="choose another name or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    temporary.mkdir()
+    temporary = _temporary(path if scratch is None else scratch / path.name)
+    temporary.mkdir(parents=True)
     try:
         yield temporary
         if replace and path.exists():

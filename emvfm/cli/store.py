@@ -79,17 +79,17 @@ def register(app: typer.Typer) -> None:
         """Compare every byte with its checksum; exit code 1 if any is damaged and was not mended."""
         from rich.markup import escape
 
-        from emvfm.store.care import find_stores, verify
+        from emvfm.store.care import find_stores, images_of, verify
 
         lines: list[str] = []
         found: dict[str, dict[str, Any]] = {}
         whole = True
         for store in find_stores(call.workspace.store, keys or None):
-            images = {name: manifest["images"] for name, manifest in store.finished().items()}
-            problems = verify(store, repair=repair)
+            problems = verify(store)
+            images = {path: images_of(store, path) for path in problems if path[:1].isdigit()}
             entry: dict[str, Any] = {"problems": problems}
             found[store.folder.name] = entry
-            said = f"{len(problems)} damaged shards" if problems else "whole"
+            said = f"{len(problems)} damaged parts" if problems else "whole"
             lines += [f"{store.folder.name[:12]}  {said}"]
             lines += [f"  {escape(shard)}: {escape(what)}" for shard, what in problems.items()]
             if problems and not repair:
@@ -98,7 +98,8 @@ def register(app: typer.Typer) -> None:
             elif problems:
                 from emvfm.extraction.repair import recompute
 
-                lost = {image for shard in problems for image in images[shard]}
+                problems |= verify(store, repair=True)
+                lost = {image for shard in images for image in images[shard]}
                 mended = recompute(
                     store, lost, call.workspace, weights=weights, adapter=adapter, console=call.console
                 )

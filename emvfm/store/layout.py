@@ -107,8 +107,8 @@ class Chunking:
 
 
 def create_group(path: Path, identity: EmbeddingIdentity, facts: dict[str, Any]) -> None:
-    """Make the (empty) group of a store; `facts` are attributes for people, such as the label."""
-    zarr.create_group(
+    """Make the (empty) groups of a store; `facts` are attributes for people, such as the label."""
+    group = zarr.create_group(
         path,
         attributes={
             "about": _ABOUT,
@@ -117,6 +117,8 @@ def create_group(path: Path, identity: EmbeddingIdentity, facts: dict[str, Any])
             **facts,
         },
     )
+    for name in ("grids", "datasets"):  # made once, here: later several processes would want to
+        group.create_group(name)
 
 
 def _create(group: zarr.Group, name: str, shape: tuple[int, ...], **options: Any) -> None:
@@ -132,28 +134,26 @@ def _create(group: zarr.Group, name: str, shape: tuple[int, ...], **options: Any
     )
 
 
-def create_grid(group: zarr.Group, grid: Grid, n_layers: int, width: int, dtype: str) -> None:
-    """Make the arrays of one patch grid, without rows; their lengths grow by whole shards."""
+def create_grid(path: Path, grid: Grid, n_layers: int, width: int, dtype: str, rows: int = 0) -> None:
+    """Make the group of one patch grid and its arrays of `rows` rows; their lengths grow by whole shards."""
     (h, w), cut = grid, Chunking.choose(grid, width, dtype)
     length = cut.images
-    inner = group.create_group(
-        f"grids/{grid_name(grid)}", attributes={"shard_length": length, "chunk": [cut.rows, cut.columns]}
-    )
+    inner = zarr.create_group(path, attributes={"shard_length": length, "chunk": [cut.rows, cut.columns]})
     fill: dict[str, Any] = {"fill_value": np.nan}
     _create(
-        inner, "patches", (0, n_layers, h, w, width), dtype=dtype, chunks=(1, 1, cut.rows, cut.columns, width),
+        inner, "patches", (rows, n_layers, h, w, width), dtype=dtype, chunks=(1, 1, cut.rows, cut.columns, width),
         shards=(length, 1, cut.rows, cut.across * cut.columns, width),
         dimension_names=("row", "layer", "y", "x", "channel"), **fill,
     )  # fmt: skip
     for name in ("cls", "mean"):
         _create(
-            inner, name, (0, n_layers, width), dtype="float32", chunks=(length, n_layers, width),
+            inner, name, (rows, n_layers, width), dtype="float32", chunks=(length, n_layers, width),
             dimension_names=("row", "layer", "channel"), **fill,
         )  # fmt: skip
     _create(
-        inner, "valid", (0, h, w), dtype="float32", chunks=(length, h, w),
+        inner, "valid", (rows, h, w), dtype="float32", chunks=(length, h, w),
         dimension_names=("row", "y", "x"), **fill,
     )  # fmt: skip
     _create(
-        inner, "image", (0,), dtype=str, chunks=(length,), dimension_names=("row",), fill_value="",
+        inner, "image", (rows,), dtype=str, chunks=(length,), dimension_names=("row",), fill_value="",
     )  # fmt: skip

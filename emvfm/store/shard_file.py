@@ -21,7 +21,7 @@ from emvfm.errors import CorruptError
 __all__ = ["ShardReader", "ShardWriter", "crc32c_of_file"]
 
 _EMPTY = 2**64 - 1
-_REMEDY = "recompute it with `emvfm store verify --repair` and `emvfm embed`"
+_REMEDY = "mend it with `emvfm store verify --repair`"
 
 
 def _crc(data: bytes | np.ndarray) -> bytes:

@@ -8,9 +8,10 @@ leaves nothing wrong behind, and its lease, a lock of the operating system, ends
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,13 @@ import numpy as np
 import zarr
 from filelock import FileLock, Timeout
 
-from emvfm.errors import CorruptError, MissingError
+from emvfm.errors import CorruptError, MissingError, UsageError
 from emvfm.store.identity import EmbeddingIdentity
 from emvfm.store.layout import ARRAYS, Chunking, Grid, create_grid, create_group, grid_name, parse_grid
 from emvfm.store.reading import PatchReader, Window
-from emvfm.store.shard_file import crc32c_of_file
+from emvfm.store.records import REMEDY, read_record, write_record
 from emvfm.store.writing import ImageWriter, Shard
-from emvfm.workspace import atomic_folder, read_json, write_json
+from emvfm.workspace import atomic_folder, write_bytes
 
 __all__ = ["EmbeddingStore", "Row"]
 
@@ -44,17 +45,21 @@ class EmbeddingStore:
     def __init__(self, folder: Path) -> None:
         try:
             self._group = zarr.open_group(folder, mode="r+")
+            attributes: dict[str, Any] = dict(self._group.attrs)
+            facts = attributes["identity"]
+            self.identity = EmbeddingIdentity(**{**facts, "layers": tuple(facts["layers"])})
+            self.label, self.width = str(attributes["label"]), int(attributes["width"])
         except FileNotFoundError:
             raise MissingError(
                 "no embedding store here", where=folder, todo="make one with `emvfm embed`"
             ) from None
-        attributes: dict[str, Any] = dict(self._group.attrs)
-        try:
-            facts = attributes["identity"]
-            self.identity = EmbeddingIdentity(**{**facts, "layers": tuple(facts["layers"])})
-            self.label, self.width = str(attributes["label"]), int(attributes["width"])
-        except (KeyError, TypeError) as error:
-            raise CorruptError("not an embedding store", where=folder, got=error) from None
+        except (KeyError, TypeError, ValueError, UsageError) as error:
+            raise CorruptError(
+                "not the metadata of an embedding store",
+                where=folder / "zarr.json",
+                got=error,
+                todo="the `emvfm embed` that made the store writes it anew",
+            ) from None
         if self.identity.key != folder.name:
             raise CorruptError("the store is not what its name says", where=folder, got=self.identity.key)
         self.folder = folder
@@ -63,24 +68,46 @@ class EmbeddingStore:
 
     @classmethod
     def ensure(cls, root: Path, identity: EmbeddingIdentity, *, label: str, width: int) -> EmbeddingStore:
-        """Open the store of `identity` under `root`, made if it is not there."""
+        """Open the store of `identity` under `root`, made if it is not there.
+
+        A store that lost its metadata, or whose metadata were changed, gets them back: they follow from
+        the arguments, and its shards stay.
+        """
         folder = root / identity.key
-        if not (folder / "zarr.json").is_file():
+        try:
+            return cls(folder)
+        except (MissingError, CorruptError):
             root.mkdir(parents=True, exist_ok=True)
-            with FileLock(root / f".{identity.key}.lock"):
-                if not (folder / "zarr.json").is_file():
-                    with atomic_folder(folder, replace=folder.exists()) as temporary:
-                        create_group(temporary, identity, {"label": label, "width": width})
-                        (temporary / "manifest").mkdir()
+        with FileLock(root / f".{identity.key}.lock"):
+            try:
+                return cls(folder)  # another process made it meanwhile
+            except (MissingError, CorruptError):
+                pass
+            facts = {"label": label, "width": width}
+            if (folder / "manifest").is_dir():
+                with tempfile.TemporaryDirectory() as name:
+                    create_group(Path(name) / "store", identity, facts)
+                    for path in Path(name, "store").rglob("zarr.json"):
+                        write_bytes(folder / path.relative_to(Path(name, "store")), path.read_bytes())
+            else:
+                with atomic_folder(folder, replace=folder.exists()) as temporary:
+                    create_group(temporary, identity, facts)
+                    (temporary / "manifest").mkdir()
         return cls(folder)
 
     # ------------------------------------------------------------------ what is there
 
     def finished(self) -> dict[str, dict[str, Any]]:
-        """Return the manifests of finished shards by shard name; new ones are picked up at each call."""
-        names = {f"{p.parent.name}/{p.stem}" for p in (self.folder / "manifest").glob("*/*.json")}
+        """Return the manifests of finished shards by shard name; new ones are picked up at each call.
+
+        Raises
+        ------
+        CorruptError
+            A manifest is not what was written.
+        """
+        names = {f"{p.parent.name}/{p.stem}" for p in (self.folder / "manifest").glob("[0-9]*x[0-9]*/*.json")}
         for name in names - self._finished.keys():
-            self._finished[name] = read_json(self.folder / "manifest" / f"{name}.json")
+            self._finished[name] = read_record(self.folder / "manifest" / f"{name}.json")
         for name in self._finished.keys() - names:
             del self._finished[name]
         return self._finished
@@ -97,21 +124,43 @@ class EmbeddingStore:
     # ------------------------------------------------------------------ writing
 
     @property
-    def _lock(self) -> FileLock:
+    def lock(self) -> FileLock:
+        """Held while shards are given out."""
         return FileLock(self.folder / "manifest" / ".allocation.lock")
 
-    def _allocation_path(self, grid: Grid) -> Path:
+    @property
+    def scratch(self) -> Path:
+        """Where folders are made before they get their place; Zarr does not look there for groups."""
+        return self.folder / "manifest" / ".scratch"
+
+    def allocation_path(self, grid: Grid) -> Path:
+        """Return the record of which images each shard of a grid is for."""
         return self.folder / "manifest" / f"{grid_name(grid)}.json"
 
-    def _allocated(self, grid: Grid) -> list[list[str]]:
-        path = self._allocation_path(grid)
-        return read_json(path)["shards"] if path.is_file() else []
+    def allocated(self, grid: Grid) -> list[list[str]]:
+        """Return the images that each shard of a grid is for, finished or not.
+
+        Raises
+        ------
+        CorruptError
+            The record is not what was written, or gone while there are shards.
+        """
+        path = self.allocation_path(grid)
+        if path.is_file():
+            return read_record(path)["shards"]
+        if any(path.with_suffix("").glob("*.json")):
+            raise CorruptError("the record of shards is gone", where=path, todo=REMEDY)
+        return []
 
     def chunking(self, grid: Grid) -> Chunking:
         """Return how the patches of `grid` are cut; fixed when the grid's arrays are made."""
         if grid not in self._cuts:
-            facts = self._group[f"grids/{grid_name(grid)}"].attrs
-            self._cuts[grid] = Chunking(grid, int(facts["shard_length"]), *map(int, facts["chunk"]))  # type: ignore[arg-type]
+            try:
+                facts: Any = self._group[f"grids/{grid_name(grid)}"].attrs
+                self._cuts[grid] = Chunking(grid, int(facts["shard_length"]), *map(int, facts["chunk"]))
+            except (KeyError, TypeError, ValueError) as error:
+                path = self.folder / "grids" / grid_name(grid) / "zarr.json"
+                raise CorruptError("damaged store", where=path, got=error, todo=REMEDY) from None
         return self._cuts[grid]
 
     def allocate(self, grid: Grid, images: Sequence[str]) -> list[Shard]:
@@ -126,31 +175,47 @@ class EmbeddingStore:
             The store was removed.
         """
         wanted = set(images)
-        with self._lock:
+        with self.lock:
             if not (self.folder / "zarr.json").is_file():  # Zarr would make a group without identity
                 raise MissingError("the store was removed meanwhile", where=self.folder, todo="run it again")
-            if f"grids/{grid_name(grid)}" not in self._group:
-                create_grid(self._group, grid, len(self.identity.layers), self.width, self.identity.dtype)
-            shards, finished = self._allocated(grid), self.finished()
-            for number, held in enumerate(shards):
-                shard = Shard(grid, number, tuple(held))
-                if shard.name not in finished and wanted & set(held) and not wanted.issuperset(held):
-                    with self.lease(shard) as mine:
-                        if mine:
-                            shards[number] = [image for image in held if image in wanted]
-            known = {image for held in shards for image in held}
-            fresh, length = (
-                [image for image in dict.fromkeys(images) if image not in known],
-                self.chunking(grid).images,
-            )
-            shards += [fresh[i : i + length] for i in range(0, len(fresh), length)]
-            write_json(self._allocation_path(grid), {"shards": shards})
-            for name in ARRAYS:
-                array = self._group[f"grids/{grid_name(grid)}/{name}"]
-                if array.shape[0] < len(shards) * length:  # type: ignore[union-attr]
-                    array.resize((len(shards) * length, *array.shape[1:]))  # type: ignore[union-attr]
+            self._ensure_grid(grid)
+            shards = self.allocated(grid)
+            leases = ExitStack()  # held until the new allocation is written
+            with leases:
+                for number, held in enumerate(shards):
+                    shard = Shard(grid, number, tuple(held))
+                    if not wanted & set(held) or wanted.issuperset(held):
+                        continue
+                    mine = leases.enter_context(self.lease(shard))
+                    if mine and shard.name not in self.finished():
+                        shards[number] = [image for image in held if image in wanted]
+                self._extend(grid, shards, images)
+        finished = self.finished()
         all_shards = [Shard(grid, number, tuple(held)) for number, held in enumerate(shards)]
         return [s for s in all_shards if s.name not in finished and wanted & set(s.images)]
+
+    def _ensure_grid(self, grid: Grid) -> None:
+        """Make the arrays of a grid, all of them or none."""
+        path = self.folder / "grids" / grid_name(grid)
+        if path.is_dir():
+            return
+        with atomic_folder(path, scratch=self.scratch) as temporary:
+            create_grid(temporary, grid, len(self.identity.layers), self.width, self.identity.dtype)
+
+    def _extend(self, grid: Grid, shards: list[list[str]], images: Sequence[str]) -> None:
+        """Give those of `images` that have no shard new ones, and make room for them."""
+        known, length = {image for held in shards for image in held}, self.chunking(grid).images
+        fresh = [image for image in dict.fromkeys(images) if image not in known]
+        shards += [fresh[i : i + length] for i in range(0, len(fresh), length)]
+        write_record(self.allocation_path(grid), {"shards": shards})
+        for name in ARRAYS:
+            try:
+                array: Any = self._group[f"grids/{grid_name(grid)}/{name}"]
+                if array.shape[0] < len(shards) * length:
+                    array.resize((len(shards) * length, *array.shape[1:]))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                path = self.folder / "grids" / grid_name(grid) / name / "zarr.json"
+                raise CorruptError("damaged store", where=path, got=error, todo=REMEDY) from None
 
     def _acquire(self, shard: Shard) -> FileLock | None:
         path = self.folder / "manifest" / ".leases" / f"{shard.name.replace('/', '-')}.lock"
@@ -201,7 +266,7 @@ class EmbeddingStore:
                     lock.release()
                     continue
                 # Another job may have taken images it can't read out of it since.
-                held = tuple(self._allocated(shard.grid)[shard.number])
+                held = tuple(self.allocated(shard.grid)[shard.number])
                 progress = True
                 yield self.writer(replace(shard, images=held), lock.release)
             if waiting and not progress:
@@ -246,28 +311,9 @@ class EmbeddingStore:
         """Return all rows of ``cls``, ``mean`` or ``valid`` of one grid; rows of no manifest are NaN."""
         try:
             return np.asarray(self._group[f"grids/{grid_name(grid)}/{name}"][:])  # type: ignore[index]
-        except (ValueError, OSError) as error:
-            raise CorruptError(
-                "damaged store", where=self.folder / "grids" / grid_name(grid) / name, got=error
-            ) from None
-
-    # ------------------------------------------------------------------ care
-
-    def damaged(self, names: Collection[str] | None = None) -> dict[str, str]:
-        """Return the damaged shards among `names` (default: all) with what is wrong with each."""
-        problems = {}
-        for name, manifest in sorted(self.finished().items()):
-            if names is not None and name not in names:
-                continue
-            for relative, facts in manifest["files"].items():
-                path = self.folder / relative
-                if not path.is_file():
-                    problems[name] = f"{relative} is missing"
-                elif path.stat().st_size != facts["bytes"]:
-                    problems[name] = f"{relative} has {path.stat().st_size} bytes instead of {facts['bytes']}"
-                elif crc32c_of_file(path) != facts["crc32c"]:
-                    problems[name] = f"{relative} has changed"
-        return problems
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            path = self.folder / "grids" / grid_name(grid) / name
+            raise CorruptError("damaged store", where=path, got=error, todo=REMEDY) from None
 
     def forget(self, name: str) -> None:
         """Withdraw a shard, so that the next extraction computes it anew."""

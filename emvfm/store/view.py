@@ -4,23 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec
 
 from emvfm.datasets.manifest import Dataset, Sample
 from emvfm.errors import CorruptError, MissingError, UsageError
 from emvfm.provenance import digest
 from emvfm.store.layout import Grid, grid_name
 from emvfm.store.reading import Window
+from emvfm.store.records import REMEDY, checksums, write_record
 from emvfm.store.store import EmbeddingStore, Row
 from emvfm.workspace import atomic_folder
 
-__all__ = ["Embeddings", "Pool", "image_key", "write_table"]
+__all__ = ["Embeddings", "Pool", "image_key", "table_record", "write_table"]
+
+_CHECKED = (Crc32cCodec(),)
 
 Pool = Literal["mean", "cls", "mean+cls"]
+
+
+def table_record(store: EmbeddingStore, name: str) -> Path:
+    """Return where the checksums of a sample table's files are."""
+    return store.folder / "manifest" / ".tables" / f"{name}.checksums"
 
 
 def image_key(sample: Sample, input_size: str) -> str:
@@ -59,12 +68,13 @@ def write_table(store: EmbeddingStore, dataset: Dataset, foreground: Callable[[S
     path = _table_path(store, dataset)
     if (path / "zarr.json").is_file():
         return
-    zarr.open_group(path.parent, mode="a")  # so that a walk through the store finds the tables
     try:
-        with atomic_folder(path, replace=path.exists()) as folder:
+        with atomic_folder(path, replace=path.exists(), scratch=store.scratch) as folder:
             input_size, found = str(store.identity.preprocess["input_size"]), store.rows()
             rows = [found[image_key(sample, input_size)] for sample in dataset.samples]
             _fill_table(folder, rows, dataset, foreground)
+            files = [file for file in folder.rglob("*") if file.is_file()]
+            write_record(table_record(store, path.name), {"files": checksums(folder, files)})
     except UsageError:
         if not (path / "zarr.json").is_file():  # else another process wrote the same table meanwhile
             raise
@@ -87,8 +97,9 @@ def _fill_table(
     for name, values in columns.items():
         text = isinstance(values[0], str)
         column = group.create_array(
-            name, shape=(len(values),), dtype=str if text else "int64", dimension_names=("sample",)
-        )
+            name, shape=(len(values),), dtype=str if text else "int64", dimension_names=("sample",),
+            compressors=_CHECKED,
+        )  # fmt: skip
         column[:] = np.array(values, dtype=object if text else np.int64)
     for grid in sorted({row.grid for row in rows}):
         members = [i for i, s in enumerate(dataset.samples) if rows[i].grid == grid and s.mask is not None]
@@ -98,11 +109,11 @@ def _fill_table(
         fractions = np.stack([foreground(dataset.samples[i]) for i in members]).astype(np.float32)
         array = inner.create_array(
             "fraction", shape=fractions.shape, chunks=fractions.shape, dtype="float32", fill_value=np.nan,
-            dimension_names=("sample", "y", "x"),
+            dimension_names=("sample", "y", "x"), compressors=_CHECKED,
         )  # fmt: skip
         array[:] = fractions
         index = inner.create_array(
-            "sample", shape=(len(members),), dtype="int64", dimension_names=("sample",)
+            "sample", shape=(len(members),), dtype="int64", dimension_names=("sample",), compressors=_CHECKED
         )
         index[:] = np.array(members)
 
@@ -200,7 +211,7 @@ class Embeddings:
             raise CorruptError(
                 f"damaged store: row {row.row} is not there",
                 where=where,
-                todo="run `emvfm store verify --repair` and `emvfm embed`",
+                todo=REMEDY,
             )
         return values
 
@@ -225,16 +236,23 @@ class Embeddings:
     def _read_foreground(self) -> dict[str, np.ndarray]:
         path = _table_path(self.store, self.dataset)
         try:
-            group = zarr.open_group(path, mode="r")
+            found = self._foreground_of(zarr.open_group(path, mode="r"))
         except FileNotFoundError:
             raise MissingError("no sample table", where=path, todo="run `emvfm embed` again") from None
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            raise CorruptError("damaged sample table", where=path, got=error, todo=REMEDY) from None
+        if any(np.isnan(values).any() for values in found.values()):
+            raise CorruptError("damaged sample table: a part is not there", where=path, todo=REMEDY)
+        return found
+
+    def _foreground_of(self, group: Any) -> dict[str, np.ndarray]:
         found = {}
         ids = [s.id for s in self.dataset.samples]
         for grid in sorted({grid_name(row.grid) for row in self._rows}):
             if f"foreground/{grid}" not in group:
                 continue
-            fractions = np.asarray(group[f"foreground/{grid}/fraction"][:])  # type: ignore[index]
-            for i, values in zip(group[f"foreground/{grid}/sample"][:], fractions, strict=True):  # type: ignore[index,arg-type]
+            fractions = np.asarray(group[f"foreground/{grid}/fraction"][:])
+            for i, values in zip(group[f"foreground/{grid}/sample"][:], fractions, strict=True):
                 found[ids[int(i)]] = values
         return found
 

@@ -18,8 +18,8 @@ import zarr
 
 from emvfm.errors import EmvfmError
 from emvfm.store.layout import Chunking, Grid, grid_name
-from emvfm.store.shard_file import ShardWriter, crc32c_of_file
-from emvfm.workspace import write_json
+from emvfm.store.records import checksums, write_record
+from emvfm.store.shard_file import ShardWriter
 
 __all__ = ["ImageWriter", "Shard"]
 
@@ -82,7 +82,7 @@ class ImageWriter:
         self._group, self._layers, self._dtype, self._release = group, tuple(layers), np.dtype(dtype), release
         self._base = folder / "grids" / grid_name(shard.grid)
         self._open: dict[int, ShardWriter] = {}  # by layer; one band at a time
-        self._files: dict[str, dict[str, int | str]] = {}
+        self._files: dict[str, dict[str, Any]] = {}
         self._waiting: list[np.ndarray] = []  # rows of the image in hand that do not fill a band yet
         self._band = 0
         self._columns: dict[str, list[np.ndarray]] = {"cls": [], "mean": [], "valid": []}
@@ -134,7 +134,7 @@ class ImageWriter:
             self._write_column(name, np.stack(values), np.nan)
         self._write_column("image", np.array(self.shard.images, dtype=object), "")
         manifest = {"images": list(self.shard.images), "start": start, "files": self._files}
-        write_json(self.folder / "manifest" / f"{self.shard.name}.json", manifest)
+        write_record(self.folder / "manifest" / f"{self.shard.name}.json", manifest)
         self._release()
 
     def abort(self) -> None:
@@ -176,10 +176,10 @@ class ImageWriter:
         start = self.shard.number * length
         array[start : start + length] = whole  # type: ignore[index]
         written = self._base / name / "c" / str(self.shard.number)
-        for path in [written] if written.is_file() else sorted(p for p in written.rglob("*") if p.is_file()):
+        files = [written] if written.is_file() else [path for path in written.rglob("*") if path.is_file()]
+        for path in files:
             _sync(path)
-            facts: dict[str, int | str] = {"bytes": path.stat().st_size, "crc32c": crc32c_of_file(path)}
-            self._files[path.relative_to(self.folder).as_posix()] = facts
+        self._files |= checksums(self.folder, files)
 
     def _refuse(self, given: np.ndarray, stored: np.ndarray) -> None:
         layer = next(n for n, values in enumerate(stored) if not _finite(np.ascontiguousarray(values)))

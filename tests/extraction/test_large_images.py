@@ -21,6 +21,7 @@ from emvfm.errors import CorruptError, UsageError
 from emvfm.extraction.pipeline import embed_dataset, identity_of
 from emvfm.provenance import sha256_file
 from emvfm.store import layout
+from emvfm.store.care import verify
 
 DRAW = np.random.default_rng(0)
 
@@ -72,7 +73,7 @@ def test_tiles_give_what_one_pass_gives(
     np.testing.assert_allclose(tiled.image_embeddings("mean"), whole.image_embeddings("mean"), atol=1e-3)
     window = slice(2, 5), slice(3, 11)
     np.testing.assert_array_equal(tiled.patches(0, window=window), tiled.patches(0)[:, *window])
-    assert tiled.store.damaged() == {}
+    assert verify(tiled.store) == {}
 
 
 def test_a_view_of_a_large_image_is_tiled_too(

@@ -33,6 +33,7 @@ from emvfm.extraction import pipeline
 from emvfm.extraction.config import EmbedConfig
 from emvfm.extraction.pipeline import embed_dataset, identity_of, open_embeddings
 from emvfm.provenance import sha256_file
+from emvfm.store.care import verify
 from emvfm.store.store import EmbeddingStore
 from emvfm.store.view import Embeddings
 from emvfm.workspace import Workspace
@@ -377,7 +378,7 @@ def test_a_full_disk_publishes_nothing_by_halves(
     found = embed_dataset(dataset, vit, options, workspace)
     assert sum(computed) == before + 4
     _check(found, dataset, vit, options)
-    assert found.store.damaged() == {}
+    assert verify(found.store) == {}
 
 
 def test_a_damaged_shard_is_not_read_and_is_computed_again_once_withdrawn(
@@ -395,7 +396,7 @@ def test_a_damaged_shard_is_not_read_and_is_computed_again_once_withdrawn(
     shard.write_bytes(data)
     with pytest.raises(CorruptError, match="damaged shard"):
         list(found.iter_patches())
-    (name,) = found.store.damaged()
+    (name,) = verify(found.store)
     found.store.forget(name)
     before = sum(computed)
     again = embed_dataset(dataset, vit, options, workspace)
@@ -552,7 +553,7 @@ def test_after_a_kill_in_the_middle_the_next_run_computes_the_rest(
     found = embed_dataset(dataset, vit, options, workspace)
     assert sum(computed) == 4  # the first 16 were published
     _check(found, dataset, vit, options)
-    assert found.store.damaged() == {}
+    assert verify(found.store) == {}
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from filelock import FileLock
 from emvfm.datasets.manifest import Dataset, Sample, save_dataset
 from emvfm.errors import CorruptError, EmvfmError, MissingError
 from emvfm.store import pruning as pruning_module
+from emvfm.store.care import verify
 from emvfm.store.identity import EmbeddingIdentity
 from emvfm.store.pruning import prune
 from emvfm.store.store import EmbeddingStore
@@ -104,7 +105,7 @@ def _state(folder: Path) -> dict[str, bytes]:
 
 def _whole(store: EmbeddingStore, dataset: Dataset) -> bool:
     reopened = EmbeddingStore(store.folder)
-    assert not reopened.damaged()
+    assert not verify(reopened)
     return len(list(Embeddings(reopened, dataset).iter_patches())) == len(dataset)
 
 
@@ -346,7 +347,7 @@ def test_files_of_a_shard_that_is_being_written_stay(workspace, compose) -> None
     assert _state(store.folder) == before
     writer.publish()
     assert not prune(workspace, remove=True).skipped
-    assert not store.damaged()
+    assert not verify(store)
 
 
 def test_a_manifest_that_names_files_elsewhere_stops_the_search(workspace, compose) -> None:

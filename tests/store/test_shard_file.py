@@ -22,10 +22,8 @@ CHUNKS = Chunking.choose(GRID, WIDTH, "float32").images
 
 def _write(folder: Path, dtype: str = "float32") -> tuple[Path, np.ndarray]:
     """Write the first rows of the only shard of one layer; return its file and ``(ROWS, h, w, D)``."""
-    group = zarr.create_group(folder)
-    create_grid(group, GRID, 1, WIDTH, dtype)
-    array = group["grids/2x3/patches"]
-    array.resize((CHUNKS, *array.shape[1:]))
+    create_grid(folder / "grids/2x3", GRID, 1, WIDTH, dtype, CHUNKS)
+    array = zarr.open(folder / "grids/2x3", mode="r+")["patches"]
     values = np.random.default_rng(0).normal(size=(ROWS, 1, *SHAPE)).astype(dtype)
     whole = np.full((CHUNKS, 1, *SHAPE), np.nan, dtype)
     whole[:ROWS] = values
@@ -48,7 +46,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_each_chunk_is_what_zarr_reads(tmp_path: Path, dtype: str) -> None:
     path, values = _write(tmp_path / "group", dtype)
-    array = zarr.open(tmp_path / "group", mode="r")["grids/2x3/patches"]
+    array = zarr.open(tmp_path / "group/grids/2x3", mode="r")["patches"]
     for i in (3, 0, 4, 1, 2):
         found = _read(path, i, dtype)
         assert found.dtype == dtype

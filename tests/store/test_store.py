@@ -21,6 +21,7 @@ import zarr
 from emvfm.errors import CorruptError, EmvfmError, MissingError
 from emvfm.store import layout
 from emvfm.store import writing as writing_module
+from emvfm.store.care import verify
 from emvfm.store.identity import EmbeddingIdentity
 from emvfm.store.layout import Chunking
 from emvfm.store.store import EmbeddingStore
@@ -228,7 +229,7 @@ def test_a_large_image_is_cut_into_squares_that_zarr_puts_together(large, digest
     assert array.chunks == (1, 1, 32, 32, 6)
     assert array.shards == (1, 1, 32, 64, 6)
     np.testing.assert_array_equal(array[0], made.patches)
-    assert store.damaged() == {}
+    assert verify(store) == {}
     assert len(store.finished()["70x45/000000"]["files"]) == 2 * 3 + 4
 
 
@@ -266,16 +267,16 @@ def test_a_window_of_a_small_image_is_cut_from_it(make_store, digests) -> None:
 
 
 def test_a_full_disk_loses_only_the_shard_in_hand(make_store, digests, monkeypatch) -> None:
-    store, write, seen = make_store(), writing_module.write_json, []
+    store, write, seen = make_store(), writing_module.write_record, []
 
-    def until_full(path: Path, value: object) -> Path:
+    def until_full(path: Path, value: Any) -> None:
         if path.parent.name == "3x4":
             seen.append(path)
             if len(seen) == 2:
                 raise OSError(errno.ENOSPC, "No space left on device")
         return write(path, value)
 
-    monkeypatch.setattr(writing_module, "write_json", until_full)
+    monkeypatch.setattr(writing_module, "write_record", until_full)
     with pytest.raises(OSError, match="No space"):
         _fill_all(store, digests)
     monkeypatch.undo()
@@ -303,7 +304,7 @@ def step(function):
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*arguments)
     return counted
-module._sync, module.write_json = step(module._sync), step(module.write_json)
+module._sync, module.write_record = step(module._sync), step(module.write_record)
 module.ShardWriter.close = step(module.ShardWriter.close)
 for writer in helpers.claimed(store, images, (3, 4)):
     helpers.fill(writer)
@@ -330,7 +331,7 @@ def test_killed_at_any_step_the_next_run_completes_it(tmp_path, make_store, dige
         (folder,) = (p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
         store = EmbeddingStore(folder)
         _check(store, digests[:20])
-        assert store.damaged() == {}
+        assert verify(store) == {}
 
 
 @pytest.mark.slow
@@ -393,7 +394,7 @@ def test_damage_is_named_and_never_read_as_numbers(make_store, digests, harm: st
         path.unlink()
     else:
         path.write_bytes(data[: len(data) // 2] if harm == "cut" else data)
-    problems = make_store().damaged()
+    problems = verify(make_store())
     assert list(problems) == ["3x4/000000"]
     assert path.relative_to(store.folder).as_posix() in problems["3x4/000000"]
     fresh, row = make_store(), store.rows()[digests[0]]
@@ -408,7 +409,7 @@ def test_damage_is_named_and_never_read_as_numbers(make_store, digests, harm: st
     fresh.forget("3x4/000000")
     assert not set(digests[:16]) & fresh.rows().keys()
     assert _fill_all(fresh, digests[:20]) == 1
-    assert make_store().damaged() == {}
+    assert verify(make_store()) == {}
     _check(make_store(), digests[:20])
 
 
@@ -421,7 +422,7 @@ def test_a_folder_that_is_no_store_is_said_to_be_none(make_store, tmp_path, dige
         EmbeddingStore(moved)
     (store.folder / "manifest/3x4").mkdir(parents=True)
     (store.folder / "manifest/3x4/000000.json").write_text("{")
-    with pytest.raises(CorruptError):
+    with pytest.raises(CorruptError, match=r"000000\.json.*--repair"):
         store.rows()
 
 
