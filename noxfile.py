@@ -88,3 +88,10 @@ def robustness(session: nox.Session) -> None:
     """Write docs/robustness.md: kills, races and damage of stores; as root, of full disks too."""
     prepare(session)
     run(session, "python", "-m", "benchmarks.robustness", *session.posargs, OMP_NUM_THREADS="1")
+
+
+@nox.session(default=False)
+def domains(session: nox.Session) -> None:
+    """Write docs/results-domains.md from real data (``nox -s domains -- --shared FOLDER``)."""
+    prepare(session)
+    run(session, "python", "-m", "benchmarks.domain_results", *session.posargs)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from emvfm.cli.domain import fd, kd, ood, ood_compare, pca, prdc, probe, umap
+from emvfm.cli.domain import fd, kd, ood, ood_compare, pca, prdc, probe, report, umap
 
 __all__ = ["register"]
 
 #: In the order of the help page.
-COMMANDS = (fd, kd, prdc, probe, pca, umap, ood, ood_compare)
+COMMANDS = (fd, kd, prdc, probe, pca, umap, ood, ood_compare, report)
 
 
 def register(app: typer.Typer) -> None:

@@ -17,7 +17,7 @@ from emvfm.studies.options import DomainOptions
 if TYPE_CHECKING:
     from emvfm.studies.domains import Domain
 
-__all__ = ["ProbeOptions", "register"]
+__all__ = ["ProbeOptions", "probe", "register"]
 
 
 @dataclass(frozen=True)
@@ -126,31 +126,33 @@ def _probed(config: ProbeOptions, domains: list[Domain]) -> tuple[dict[str, Any]
     return {"results": [at.to_json() for at in layers]}, probe_files(layers), lines
 
 
+def probe(
+    call: Call,
+    config: ProbeOptions,
+    datasets: Annotated[
+        list[str],
+        typer.Argument(
+            help="Two or more datasets; name:split for one split.", autocompletion=complete_dataset
+        ),
+    ],
+) -> None:
+    """Classifiers on embeddings: which dataset an image is from, and where the foreground is."""
+    from rich.markup import escape
+
+    from emvfm.studies.domains import open_domains, write_domain_run
+
+    config = _settled(config)
+    domains = open_domains(datasets, config, call.workspace, console=call.console)
+    found = _reference if config.preset == "reference" else _probed
+    record, files, lines = found(config, domains)
+    folder = write_domain_run(call.workspace, "probe", config, domains, record, files)
+    label = domains[0].embeddings.label
+    call.result(
+        {"folder": str(folder), "backbone": label, **record},
+        *lines,
+        f"[dim]{escape(f'{label}; {folder}')}[/]",
+    )
+
+
 def register(domain: typer.Typer) -> None:
-    @command(domain, "probe", ProbeOptions)
-    def probe(
-        call: Call,
-        config: ProbeOptions,
-        datasets: Annotated[
-            list[str],
-            typer.Argument(
-                help="Two or more datasets; name:split for one split.", autocompletion=complete_dataset
-            ),
-        ],
-    ) -> None:
-        """Classifiers on embeddings: which dataset an image is from, and where the foreground is."""
-        from rich.markup import escape
-
-        from emvfm.studies.domains import open_domains, write_domain_run
-
-        config = _settled(config)
-        domains = open_domains(datasets, config, call.workspace, console=call.console)
-        found = _reference if config.preset == "reference" else _probed
-        record, files, lines = found(config, domains)
-        folder = write_domain_run(call.workspace, "probe", config, domains, record, files)
-        label = domains[0].embeddings.label
-        call.result(
-            {"folder": str(folder), "backbone": label, **record},
-            *lines,
-            f"[dim]{escape(f'{label}; {folder}')}[/]",
-        )
+    command(domain, "probe", ProbeOptions)(probe)
