@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 
 from benchmarks.document import Document
@@ -109,21 +110,32 @@ def reading(page: Document, n: int, rounds: int) -> None:
                     total += float(np.fromfile(stream, stacked.dtype, item)[0])
             return total
 
+        def checked_way() -> float:
+            total = 0.0
+            with flat.open("rb") as stream:
+                for _ in range(n):
+                    values = np.fromfile(stream, stacked.dtype, item)
+                    total += float(values[0]) + google_crc32c.value(values.view(np.uint8))
+            return total
+
         def store_way() -> float:
             return sum(float(tokens.ravel()[0]) for tokens in embeddings.iter_patches(layers=layer))
 
-        times = paired({"numpy": numpy_way, "store": store_way}, rounds)
+        times = paired({"numpy": numpy_way, "checked": checked_way, "store": store_way}, 5 * rounds)
         single = paired({"one": lambda: embeddings.patches(n // 2)}, 20)
         size = stacked.nbytes / 1e6
     share, low, high = times.ratio("numpy", "store")
+    checked, lowest, highest = times.ratio("checked", "store")
     page.section(
         "Reading",
         f"All patch tokens of one layer of {n} images ({size:.0f} MB), image by image with checksums verified, against "
-        "`numpy.fromfile` on one flat file of the same bytes; and all four layers of one image, warm.",
+        "`numpy.fromfile` on one flat file of the same bytes, without and with a CRC32C of what it read: the checksum "
+        "alone takes half as long as the read from a warm cache. And all four layers of one image, warm.",
     )
     page.table(
         ["what", "measured", "rounds", "expected"],
         [["share of flat numpy's rate", share, f"{low:.3f} – {high:.3f}", "≥ 0.80"],
+         ["share of flat numpy's rate with the same CRC32C", checked, f"{lowest:.3f} – {highest:.3f}", ""],
          ["MB/s from the store", size / times.median("store"), "", ""],
          ["one image's tokens, ms", 1e3 * single.median("one"), "", "< 20"]],
     )  # fmt: skip
