@@ -7,7 +7,6 @@ What is in memory is a few images, or a row of tiles of one that is too large fo
 from __future__ import annotations
 
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +31,7 @@ from emvfm.errors import CorruptError, EmvfmError, UsageError
 from emvfm.extraction.config import EmbedConfig
 from emvfm.extraction.foreground import patch_foreground
 from emvfm.extraction.forward import Forward, Outputs
+from emvfm.extraction.progress import Progress
 from emvfm.extraction.tiling import stitch
 from emvfm.provenance import sha256_file
 from emvfm.store.identity import EmbeddingIdentity
@@ -83,41 +83,6 @@ def _read(path: Path, sample: Sample, preprocess: Preprocess) -> Prepared:
         return preprocess.prepare(read_image(path))
     except EmvfmError as error:
         raise _named(error, path) from None
-
-
-class _Progress:
-    """A bar with images/s, tokens/s and the time left."""
-
-    def __init__(self, console: Console | None, title: str, images: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=console or Console(quiet=True),
-            transient=True,
-        )
-        self._task = self._bar.add_task(title, total=images, rate="")
-        self._tokens, self._start = 0, time.perf_counter()
-
-    def __enter__(self) -> _Progress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def advance(self, images: int, tokens: int) -> None:
-        """Count what was computed."""
-        self._tokens += tokens
-        seconds = time.perf_counter() - self._start
-        done = self._bar.tasks[0].completed + images
-        rate = f"{done / seconds:.2f} images/s, {self._tokens / seconds:,.0f} tokens/s"
-        self._bar.update(self._task, advance=images, rate=rate)
 
 
 @dataclass(frozen=True)
@@ -328,7 +293,7 @@ def fill_store(
         return
     samples = {key: sample for group in missing.values() for key, sample in group.items()}
     forward = Forward(backbone, store.identity.layers, store.identity.dtype, batch_size)
-    with _Progress(console, f"embedding {dataset.name}", len(samples)) as progress:
+    with Progress(console, f"embedding {dataset.name}", len(samples)) as progress:
         for _ in range(_MOST_ROUNDS):
             with _Extraction(dataset, preprocess, forward, progress.advance) as extraction:
                 shards = [
