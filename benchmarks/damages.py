@@ -176,7 +176,7 @@ def _counted(outcomes: Sequence[str]) -> str:
     counts = Counter(outcome.split(":")[0] for outcome in outcomes)
     parts = []
     for kind, n in counts.most_common():
-        message = first[kind].partition(": ")[2][:60]
+        message = re.sub(r"(?<![^\s'`(])/(?:[^\s/'`]+/)+", "…/", first[kind].partition(": ")[2])[:60]
         parts.append((f"{n} × " if len(outcomes) > 1 else "") + kind + (f" (`{message}`)" if message else ""))
     return ", ".join(parts)
 

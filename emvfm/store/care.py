@@ -84,8 +84,9 @@ def _shard_problems(store: EmbeddingStore) -> dict[str, str]:
 
 
 def _grids(store: EmbeddingStore) -> dict[Grid, Path]:
-    folders = (path for path in sorted((store.folder / "grids").iterdir()) if path.is_dir())
-    return {parse_grid(path.name): path for path in folders if not path.name.startswith(".")}
+    folders = [path for path in sorted((store.folder / "grids").iterdir()) if path.is_dir()]
+    own = (path for path in folders if not path.name.startswith(".") and not path.is_symlink())
+    return {parse_grid(path.name): path for path in own}
 
 
 def _record_problems(store: EmbeddingStore) -> dict[str, str]:

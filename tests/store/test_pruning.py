@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from emvfm.store import pruning as pruning_module
 from emvfm.store.care import verify
 from emvfm.store.identity import EmbeddingIdentity
 from emvfm.store.pruning import prune
+from emvfm.store.records import read_record, write_record
 from emvfm.store.store import EmbeddingStore
 from emvfm.store.view import Embeddings, write_table
 from emvfm.workspace import Workspace
@@ -231,7 +233,7 @@ def test_a_store_in_which_a_shard_is_being_written_stays(workspace, arguments) -
 
 def test_a_store_in_which_rows_are_being_allocated_stays(workspace) -> None:
     store = _embed(workspace, _dataset("elsewhere", range(5)))
-    for lock in (store._lock, FileLock(workspace.store / f".{store.folder.name}.lock")):
+    for lock in (store.lock, FileLock(workspace.store / f".{store.folder.name}.lock")):
         with lock:
             found = prune(workspace, unused=True, remove=True)
             assert not found.leftovers
@@ -353,7 +355,8 @@ def test_files_of_a_shard_that_is_being_written_stay(workspace, compose) -> None
 def test_a_manifest_that_names_files_elsewhere_stops_the_search(workspace, compose) -> None:
     store = _embed(workspace, compose("a", range(40)))
     path = store.folder / "manifest" / "2x3" / "000001.json"
-    path.write_text(path.read_text().replace("/c/1/", "/c/0/"))
+    facts = read_record(path)
+    write_record(path, json.loads(json.dumps(facts).replace("/c/1/", "/c/0/")))
     before = _state(store.folder)
     found = prune(workspace, remove=True)
     assert "the manifest of 2x3/000001 names" in found.skipped[str(store.folder)]
