@@ -42,8 +42,6 @@ def look(study: Study, backbone: Sequence[str]) -> Seen:
         for command in ("fd", "kd", "probe", "ood"):
             _, found, _ = study.call("domain", command, *pair, *backbone, "--all-layers")
             folders[command, pair], label = Path(found["folder"]), found["backbone"]
-    _, found, _ = study.call("domain", "pca", *PAIRS[0], *backbone, "--patches")
-    folders["pca", PAIRS[0]] = Path(found["folder"])
     return Seen(label, folders)
 
 
@@ -207,12 +205,6 @@ def main() -> None:
     picture("probe", PAIRS[0], "layers.png", "Both probes by layer")
     _outliers(page, seen)
     picture("ood", PAIRS[0], "scores-image.png", "Outlier scores of Lucchi's parts and of VNC")
-    page.section(
-        "What they look like", "Three principal components of patches as red, green and blue, in one basis."
-    )
-    picture(
-        "pca", PAIRS[0], "colour_maps.png", "Principal components of patches over sections of both datasets"
-    )
     page.write(given.out / "results-domains.md")
 
 
