@@ -85,8 +85,8 @@ def register(app: typer.Typer) -> None:
         found: dict[str, dict[str, Any]] = {}
         whole = True
         for store in find_stores(call.workspace.store, keys or None):
-            problems = verify(store)
-            images = {path: images_of(store, path) for path in problems if path[:1].isdigit()}
+            images = {name: images_of(store, name) for name in store.published()} if repair else {}
+            problems = verify(store, repair=repair)
             entry: dict[str, Any] = {"problems": problems}
             found[store.folder.name] = entry
             said = f"{len(problems)} damaged parts" if problems else "whole"
@@ -98,8 +98,7 @@ def register(app: typer.Typer) -> None:
             elif problems:
                 from emvfm.extraction.repair import recompute
 
-                problems |= verify(store, repair=True)
-                lost = {image for shard in images for image in images[shard]}
+                lost = {image for name in images.keys() & problems.keys() for image in images[name]}
                 mended = recompute(
                     store, lost, call.workspace, weights=weights, adapter=adapter, console=call.console
                 )

@@ -73,13 +73,14 @@ def summarise(store: EmbeddingStore) -> StoreSummary:
 
 def _shard_problems(store: EmbeddingStore) -> dict[str, str]:
     problems = {}
-    for path in sorted((store.folder / "manifest").glob("[0-9]*x[0-9]*/*.json")):
+    for name in store.published():
         try:
-            found = difference(store.folder, read_record(path)["files"])
+            record = read_record(store.folder / "manifest" / f"{name}.json")
+            found = difference(store.folder, record["files"])
         except CorruptError:
             found = "its manifest has changed"
         if found is not None:
-            problems[f"{path.parent.name}/{path.stem}"] = found
+            problems[name] = found
     return problems
 
 

@@ -97,6 +97,11 @@ class EmbeddingStore:
 
     # ------------------------------------------------------------------ what is there
 
+    def published(self) -> list[str]:
+        """Return the names of the shards that have a manifest, sound or not, in their order."""
+        paths = (self.folder / "manifest").glob("[0-9]*x[0-9]*/*.json")
+        return sorted(f"{path.parent.name}/{path.stem}" for path in paths)
+
     def finished(self) -> dict[str, dict[str, Any]]:
         """Return the manifests of finished shards by shard name; new ones are picked up at each call.
 
@@ -105,7 +110,7 @@ class EmbeddingStore:
         CorruptError
             A manifest is not what was written.
         """
-        names = {f"{p.parent.name}/{p.stem}" for p in (self.folder / "manifest").glob("[0-9]*x[0-9]*/*.json")}
+        names = set(self.published())
         for name in names - self._finished.keys():
             self._finished[name] = read_record(self.folder / "manifest" / f"{name}.json")
         for name in self._finished.keys() - names:
