@@ -14,7 +14,6 @@ from emvfm.report.drawing import COLOURS, canvas, grey, png, styled
 
 __all__ = [
     "bars_with_intervals",
-    "fd_with_null",
     "iou_matrix",
     "learning_curve",
     "montage",
@@ -222,53 +221,6 @@ def bars_with_intervals(
         if limits is not None:
             place.set_xlim(*limits)
         place.grid(axis="x")
-        return png(figure)
-
-
-def fd_with_null(rows: Sequence[Mapping[str, Any]], measure: str = "Fréchet distance") -> bytes:
-    """Draw distances against what two halves of one domain give by chance.
-
-    Parameters
-    ----------
-    rows
-        One a pair of domains: ``label``, ``value``, ``null`` (distances under the null, any number), and
-        optionally ``low`` and ``high`` (the interval of the value).
-    """
-    if not rows:
-        raise ValueError("no distances to draw")
-    with styled():
-        from matplotlib.patheffects import withStroke
-
-        figure, axes = canvas(7.2, 0.62 * len(rows) + 1.2)
-        place = axes[0, 0]
-        for n, row in enumerate(rows):
-            y = len(rows) - 1 - n
-            null = np.asarray(row["null"], float)
-            null = null[np.isfinite(null)]
-            if len(null):
-                # Even ranks in place of random jitter: the same picture every time.
-                offsets = ((np.arange(len(null)) * 0.618034) % 1 - 0.5) * 0.42
-                place.scatter(
-                    np.sort(null), y + offsets, s=9, color=COLOURS["soft"], alpha=0.45, linewidths=0
-                )
-                place.plot(
-                    [np.quantile(null, 0.95)] * 2, [y - 0.3, y + 0.3], color=COLOURS["soft"], linewidth=1.2
-                )
-            if row.get("low") is not None and row.get("high") is not None:
-                place.plot([row["low"], row["high"]], [y, y], color=COLOURS["vermilion"], linewidth=1.6)
-            place.scatter([row["value"]], [y], s=46, marker="D", color=COLOURS["vermilion"], zorder=3)
-            at, lifted = (row["value"], y), {"xytext": (0, 8), "textcoords": "offset points"}
-            label = place.annotate(f"{row['value']:.3g}", at, **lifted, ha="center", size=9)
-            label.set_path_effects([withStroke(linewidth=3, foreground="white")])
-        place.scatter([], [], s=46, marker="D", color=COLOURS["vermilion"], label="between the domains")
-        place.scatter([], [], s=12, color=COLOURS["soft"], label="null: halves of one domain (line: 95 %)")
-        place.set_yticks(range(len(rows))[::-1], [str(row["label"]) for row in rows])
-        place.set_ylim(-0.6, len(rows) - 0.4)
-        place.tick_params(axis="y", length=0)
-        place.set_xlim(left=min(0.0, place.get_xlim()[0]))
-        place.set_xlabel(measure)
-        place.grid(axis="x")
-        figure.legend(loc="outside lower center", ncols=2)
         return png(figure)
 
 

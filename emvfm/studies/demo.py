@@ -29,7 +29,8 @@ from emvfm.domain.results import FrechetComparison, compare_frechet
 from emvfm.errors import MissingError
 from emvfm.extraction.pipeline import embed_dataset
 from emvfm.provenance import environment
-from emvfm.report.figures import fd_with_null, iou_matrix, overlay_grid
+from emvfm.report.distance_figures import values_with_nulls
+from emvfm.report.figures import iou_matrix, overlay_grid
 from emvfm.report.html import Page
 from emvfm.segmentation.checkpoints import load_run
 from emvfm.segmentation.config import EvalConfig, TrainConfig
@@ -251,7 +252,9 @@ def _page(result: DemoResult, overlays: bytes, runs: list[RunFolder], contact_sh
         "high": result.distance.high,
     }
     page.figure(
-        fd_with_null([distance]), "The distance against exchanges of blocks of slices.", "distance and null"
+        values_with_nulls([distance], "Fréchet distance"),
+        "The distance against exchanges of blocks of slices.",
+        "distance and null",
     )
     page.section(
         "The data, audited",

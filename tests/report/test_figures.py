@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emvfm.report import figures
+from emvfm.report import distance_figures, figures
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(60, 200, (96, 128)).astype(np.uint8)
@@ -32,8 +32,8 @@ CALLS = {
         np.array([[0.8, np.nan], [0.1, 0.5]]), ["a", "$b_1$"], ["a", "b"], np.zeros((2, 2)), np.ones((2, 2))
     ),
     "bars": lambda: figures.bars_with_intervals(["x", "y"], [0.2, np.nan], [0.1, np.nan], [0.3, np.nan]),
-    "fd": lambda: figures.fd_with_null(
-        [{"label": "a – b", "value": 9.0, "null": RNG.random(0), "low": 7, "high": 11}]
+    "fd": lambda: distance_figures.values_with_nulls(
+        [{"label": "a – b", "value": 9.0, "null": RNG.random(0), "low": 7, "high": 11}], "Fréchet distance"
     ),
     "curve": lambda: figures.learning_curve([{"epoch": 0, "train_loss": 1.0, "val_iou": None}], best=0),
 }
@@ -83,7 +83,7 @@ def test_large_and_coloured_images_are_thinned_alike():
         lambda: figures.overlay_grid([]),
         lambda: figures.montage([]),
         lambda: figures.iou_matrix(np.zeros((2, 3)), ["a"], ["b"]),
-        lambda: figures.fd_with_null([]),
+        lambda: distance_figures.values_with_nulls([], "x"),
         lambda: figures.learning_curve([]),
     ],
 )
