@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from emvfm.backbones.backbone import Backbone
 from emvfm.backbones.loading import load_backbone
 from emvfm.backbones.preprocess import Preprocess
+from emvfm.datasets.manifest import Dataset
 from emvfm.errors import CorruptError, MissingError, UsageError
+from emvfm.extraction.pipeline import embed_dataset
 from emvfm.segmentation.config import TrainConfig
-from emvfm.segmentation.geometry import as_map, native_logits
-from emvfm.segmentation.heads import build_head
+from emvfm.segmentation.geometry import at_native
+from emvfm.segmentation.model import SegmentationModel, build_model, preprocess_of
 from emvfm.segmentation.runs import RunFolder
+from emvfm.segmentation.slices import Slices
 from emvfm.workspace import Workspace
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["Segmenter", "load_head", "load_run"]
 
@@ -47,7 +53,7 @@ def load_head(head: nn.Module, path: Path) -> nn.Module:
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A trained model: backbone, adapter if any, and head.
+    """A trained model with all that is needed to use it.
 
     Attributes
     ----------
@@ -57,43 +63,50 @@ class Segmenter:
         Its resolved options; those of the backbone include the adapter.
     label
         Honest name of backbone and adaptation.
+    threshold
+        Foreground is where its probability is above; 0.5 unless validation slices chose another.
     """
 
     run: RunFolder
     config: TrainConfig
-    backbone: Backbone
-    head: nn.Module
+    model: SegmentationModel
     label: str
+    threshold: float = 0.5
 
     @property
     def preprocess(self) -> Preprocess:
-        return Preprocess.for_backbone(self.backbone.spec, self.config)
+        """How images become its input."""
+        return preprocess_of(self.config, self.model)
 
-    def probability(
-        self, patches: np.ndarray, size: tuple[int, int], pixel_size_nm: float | None = None
-    ) -> NDArray[np.float32]:
-        """Return ``(H, W)`` float32 foreground probability at the native `size`.
+    @property
+    def multiple(self) -> int:
+        """The sides of a window are multiples of this many pixels."""
+        return self.model.multiple
+
+    def window_probability(self, pixels: Tensor) -> Tensor:
+        """Return ``(B, H, W)`` float32 foreground probability, on the model's device.
 
         Parameters
         ----------
-        patches
-            ``(L, h, w, D)`` tokens of the run's layers.
-        pixel_size_nm
-            Of the image; matters only to a run at a physical pixel size.
+        pixels
+            ``(B, 3, H, W)``, normalised as `preprocess` does; H and W multiples of `multiple`.
         """
-        input_size = self.preprocess.at(pixel_size_nm).input_size
-        tokens = torch.from_numpy(as_map(patches))[None].to(self.backbone.device)
         with torch.inference_mode():
-            logits = native_logits(self.head, tokens, self.backbone.patch, size, input_size)
-            return logits.softmax(dim=1)[0, 1].cpu().numpy()
+            return self.model.logits(pixels).float().softmax(dim=1)[:, 1]
+
+    def slices(self, dataset: Dataset, workspace: Workspace, console: Console | None = None) -> Slices:
+        """Return the slices of `dataset` with the model's answers; tokens go through the store."""
+        embeddings = embed_dataset(dataset, self.model.backbone, self.config, workspace, console=console)
+        return Slices(self.model, self.preprocess, dataset, dataset.samples, embeddings)
 
     def predict(self, image: np.ndarray, pixel_size_nm: float | None = None) -> NDArray[np.float32]:
         """Return ``(H, W)`` float32 foreground probability of one image ``(H, W)`` or ``(H, W, 3)``."""
-        prepared = self.preprocess.at(pixel_size_nm).prepare(image)
+        preprocess = self.preprocess.at(pixel_size_nm)
+        prepared = preprocess.prepare(image)
         with torch.inference_mode():
-            layers = self.backbone.choose_layers(self.config.layers)
-            tokens = self.backbone.tokens(torch.from_numpy(prepared.pixels)[None], layers)
-        return self.probability(tokens.patches[0].cpu().numpy(), prepared.size, pixel_size_nm)
+            logits = self.model.logits(torch.from_numpy(prepared.pixels)[None])
+            probability = at_native(logits, prepared.size, preprocess.input_size).softmax(dim=1)
+        return probability[0, 1].cpu().numpy()
 
 
 def load_run(folder: Path, workspace: Workspace) -> Segmenter:
@@ -122,8 +135,8 @@ def load_run(folder: Path, workspace: Workspace) -> Segmenter:
             got=backbone.weights_digest[:16],
             expected=run.provenance["weights"][:16],
         )
-    layers = backbone.choose_layers(config.layers)
-    head = build_head(config.head, len(layers) * backbone.width, width=config.width, dropout=config.dropout)
-    load_head(head, run.checkpoints / "best.safetensors").eval().to(backbone.device)
-    adaptation = run.provenance["adaptation"]
-    return Segmenter(run, config, backbone, head, f"{backbone.label}, {adaptation}, {config.head} head")
+    model = build_model(config, backbone, backbone.choose_layers(config.layers))
+    load_head(model.head, run.checkpoints / "best.safetensors").to(model.device)
+    model.train(False)
+    label = f"{backbone.label}, {run.provenance['adaptation']}, {config.head} head"
+    return Segmenter(run, config, model, label, run.metrics.get("train", {}).get("threshold", 0.5))

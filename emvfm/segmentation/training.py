@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from emvfm.backbones.backbone import Backbone
 from emvfm.backbones.loading import load_backbone
@@ -29,19 +29,20 @@ from emvfm.backbones.preprocess import Preprocess
 from emvfm.backbones.views import View, training_views
 from emvfm.datasets.audit import require_passed
 from emvfm.datasets.catalog import open_dataset
-from emvfm.datasets.images import read_image
 from emvfm.datasets.manifest import Dataset
+from emvfm.datasets.masks import read_mask
 from emvfm.errors import EmvfmError, UsageError
 from emvfm.extraction.pipeline import embed_dataset, identity_of
 from emvfm.segmentation.batches import Batches, ImageCrops, TokenCrops
 from emvfm.segmentation.checkpoints import load_head
 from emvfm.segmentation.config import TrainConfig
-from emvfm.segmentation.geometry import as_map, native_logits
-from emvfm.segmentation.heads import build_head, count_parameters
+from emvfm.segmentation.heads import count_parameters
 from emvfm.segmentation.losses import build_loss
 from emvfm.segmentation.metrics import Counts, count, pooled
+from emvfm.segmentation.model import SegmentationModel, build_model
 from emvfm.segmentation.runs import RunFolder, ensure_run, run_identity
 from emvfm.segmentation.samplers import Sampler
+from emvfm.segmentation.slices import Slices
 from emvfm.segmentation.state import TrainingState
 from emvfm.store.view import Embeddings
 from emvfm.workspace import Workspace, write_bytes
@@ -72,50 +73,31 @@ def _rate(step: int, steps: int, warmup: int) -> float:
 
 @dataclass
 class _Validation:
-    """Pooled foreground IoU of the validation slices at native size, from tokens or through the backbone."""
+    """Pooled foreground IoU of the validation slices at native size."""
 
-    config: TrainConfig
-    backbone: Backbone
-    preprocess: Preprocess
-    layers: tuple[int, ...]
-    embeddings: Sequence[Embeddings]
+    model: SegmentationModel
+    sources: Sequence[Slices]
 
     def __len__(self) -> int:
         """Return the number of validation slices."""
-        return sum(map(len, self.embeddings))
+        return sum(map(len, self.sources))
 
-    def __call__(self, head: nn.Module) -> float:
-        from emvfm.datasets.masks import read_mask
-
+    def __call__(self) -> float:
         counts: list[Counts] = []
-        adapting = self.backbone.module.training  # dropout of the adapter
-        self.backbone.module.eval()
-        head.eval()
-        with torch.inference_mode():
-            for source in self.embeddings:
-                for i, sample in enumerate(source.samples):
-                    path = source.dataset.mask_path(sample)
-                    assert path is not None
-                    tokens = self._tokens(source, i)
-                    size = (sample.height, sample.width)
-                    input_size = self.preprocess.at(sample.pixel_size_nm).input_size
-                    logits = native_logits(head, tokens, self.preprocess.patch, size, input_size)[0]
-                    counts.append(count((logits[1] > logits[0]).cpu().numpy(), read_mask(path)))
-        head.train()
-        self.backbone.module.train(adapting)
+        backbone = self.model.backbone
+        assert backbone is not None
+        adapting = backbone.module.training  # dropout of the adapter
+        backbone.module.eval()
+        self.model.train(False)
+        for slices in self.sources:
+            for i, sample in enumerate(slices.samples):
+                path = slices.dataset.mask_path(sample)
+                assert path is not None
+                logits = slices.logits(i)[0]
+                counts.append(count((logits[1] > logits[0]).cpu().numpy(), read_mask(path)))
+        self.model.train(True)
+        backbone.module.train(adapting)
         return pooled(counts).iou
-
-    def _tokens(self, source: Embeddings, i: int) -> Tensor:
-        if not self.config.lora:
-            maps = as_map(source.patches(i))
-        else:
-            sample = source.samples[i]
-            preprocess = self.preprocess.at(sample.pixel_size_nm)
-            prepared = preprocess.prepare(read_image(source.dataset.image_path(sample)))
-            pixels = torch.from_numpy(prepared.pixels)[None]
-            patches = self.backbone.tokens(pixels, self.layers).patches[0]
-            maps = as_map(patches.cpu().numpy())
-        return torch.from_numpy(maps)[None].to(self.backbone.device)
 
 
 @contextmanager
@@ -164,7 +146,7 @@ def _loop(
     loss_of = build_loss(config.loss)
     checkpoint = run.checkpoints / "state.pt"
     state.restore(checkpoint)
-    device = validate.backbone.device
+    model = validate.model
     state.head.train()
     with _stop_between_steps() as asked, _progress(console) as progress:
         task = progress.add_task("training", total=config.steps, completed=state.step, state="")
@@ -174,8 +156,8 @@ def _loop(
             for group in state.optimiser.param_groups:
                 group["lr"] = group["highest"] * factor
             tokens, targets = batches.batch(state.sampler.draw(config.batch), state.rng)
-            logits = _logits(state.head, tokens.to(device), targets)
-            loss = loss_of(logits, targets.to(device))
+            logits = model.logits_of_tokens(tokens)
+            loss = loss_of(logits, targets.to(model.device))
             if not torch.isfinite(loss):
                 raise EmvfmError(
                     "the loss is not finite", where=run.path, got=f"step {state.step}", todo="lower --lr"
@@ -188,13 +170,13 @@ def _loop(
             state.step += 1
             state.seconds += time.perf_counter() - start
             if state.step % config.evaluate_every == 0 or state.step == config.steps:
-                iou = validate(state.head) if len(validate) else None
+                iou = validate() if len(validate) else None
                 row = {"step": state.step, "train_loss": float(np.mean(state.losses)), "val_iou": iou}
                 state.history.append({**row, "seconds": round(state.seconds, 1)})
                 state.losses.clear()
                 if (state.step == config.steps) if iou is None else iou > state.best_iou:
                     state.best_iou, state.best_step = iou or 0.0, state.step
-                    _keep(run, state.head, validate.backbone, config)
+                    _keep(run, model, config)
                 state.save(checkpoint)
                 run.write_history(state.history)
             best = f"best IoU {state.best_iou:.3f}" if state.best_step else ""
@@ -204,16 +186,11 @@ def _loop(
                 raise KeyboardInterrupt
 
 
-def _logits(head: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
-    from emvfm.segmentation.heads import logits_at
-
-    return logits_at(head, tokens, (targets.shape[-2], targets.shape[-1]))
-
-
-def _keep(run: RunFolder, head: nn.Module, backbone: Backbone, config: TrainConfig) -> None:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
+def _keep(run: RunFolder, model: SegmentationModel, config: TrainConfig) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.head.state_dict().items()}
     if config.lora:
-        save_adapter(backbone, run.checkpoints / "adapter", replace=True)
+        assert model.backbone is not None
+        save_adapter(model.backbone, run.checkpoints / "adapter", replace=True)
     write_bytes(run.checkpoints / "best.safetensors", save(tensors))
 
 
@@ -290,7 +267,8 @@ def _train(
     views = training_views(1 if config.lora else config.views, backbone.patch)
     shown = _shown(embeddings, views, backbone, config, workspace, console)
     extraction_seconds = time.perf_counter() - start
-    head = build_head(config.head, len(layers) * backbone.width, width=config.width, dropout=config.dropout)
+    model = build_model(config, backbone, layers)
+    head = model.head
     torch.manual_seed(config.seed)
     head.apply(_reset)
     groups: list[dict[str, Any]] = []
@@ -308,7 +286,7 @@ def _train(
         batches: Batches = ImageCrops(train_sets, backbone, layers, preprocess, config.crop)
     else:
         batches = TokenCrops(shown, config.crop, views)
-    head.to(backbone.device)
+    head.to(model.device)
     head_lr = config.lr / 4 if config.lora and config.warm_start else config.lr  # a trained head needs less
     groups.append(
         {"params": list(head.parameters()), "highest": head_lr, "weight_decay": config.weight_decay}
@@ -320,7 +298,10 @@ def _train(
         sampler=Sampler(batches.n_per_source, config.sampling, config.seed),
         rng=np.random.Generator(np.random.PCG64([config.seed, 1])),
     )
-    validate = _Validation(config, backbone, preprocess, layers, [e.split("val") for e in embeddings])
+    kept = [e.split("val") for e in embeddings]
+    validate = _Validation(
+        model, [Slices(model, preprocess, e.dataset, e.samples, None if config.lora else e) for e in kept]
+    )
     _loop(config, run, state, batches, validate, console)
     run.update_metrics(
         "train",

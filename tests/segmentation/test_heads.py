@@ -26,6 +26,15 @@ def test_logits_have_the_classes_and_the_stride_of_the_head(name: str, classes: 
 
 
 @pytest.mark.parametrize("name", HEADS)
+def test_heads_say_whether_they_see_pixels_and_ignore_them_otherwise(name: str) -> None:
+    head = build_head(name, 16, layers=2, patch=4).eval()
+    tokens, pixels = torch.randn(1, 16, 3, 5), torch.randn(1, 3, 12, 20)
+    if not head.sees_pixels:
+        assert torch.equal(head(tokens, pixels), head(tokens))
+    assert logits_at(head, tokens, (12, 20), pixels).shape == (1, 2, 12, 20)
+
+
+@pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("size", [(37, 61), (48, 80), (5, 7)])
 def test_logits_at_reach_any_size(name: str, size: tuple[int, int]) -> None:
     head = build_head(name, 16).eval()
@@ -121,6 +130,15 @@ def test_every_parameter_gets_a_gradient_and_a_simple_mask_is_learnt(name: str) 
 def test_unknown_heads_and_numbers_out_of_range_are_usage_errors() -> None:
     with pytest.raises(UsageError, match=r"'unet'.*linear"):
         build_head("unet", 8)
-    for wrong in ({"channels": 0}, {"width": 0}, {"classes": 1}, {"dropout": 1.0}, {"dropout": -0.1}):
+    for wrong in (
+        {"channels": 0},
+        {"layers": 0},
+        {"layers": 3},
+        {"patch": 0},
+        {"width": 0},
+        {"classes": 1},
+        {"dropout": 1.0},
+        {"dropout": -0.1},
+    ):
         with pytest.raises(UsageError):
             build_head("deconv", **{"channels": 8, **wrong})
