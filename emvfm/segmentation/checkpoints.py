@@ -96,6 +96,7 @@ class Segmenter:
 
     def slices(self, dataset: Dataset, workspace: Workspace, console: Console | None = None) -> Slices:
         """Return the slices of `dataset` with the model's answers; tokens go through the store."""
+        assert self.model.backbone is not None
         embeddings = embed_dataset(dataset, self.model.backbone, self.config, workspace, console=console)
         return Slices(self.model, self.preprocess, dataset, dataset.samples, embeddings)
 

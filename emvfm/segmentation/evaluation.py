@@ -14,7 +14,6 @@ from emvfm.datasets.images import read_image
 from emvfm.datasets.manifest import Dataset, Sample
 from emvfm.datasets.masks import read_mask
 from emvfm.errors import UsageError
-from emvfm.extraction.pipeline import embed_dataset
 from emvfm.segmentation.checkpoints import Segmenter, load_run
 from emvfm.segmentation.config import EvalConfig
 from emvfm.segmentation.metrics import (
@@ -26,7 +25,7 @@ from emvfm.segmentation.metrics import (
     count,
     mean_per_image,
 )
-from emvfm.store.view import Embeddings
+from emvfm.segmentation.slices import Slices
 from emvfm.workspace import Workspace, write_bytes
 
 if TYPE_CHECKING:
@@ -112,21 +111,18 @@ def _mask(dataset: Dataset, sample: Sample) -> np.ndarray:
     return read_mask(path)
 
 
-def _score(segmenter: Segmenter, embeddings: Embeddings, test: str, config: EvalConfig) -> Cell:
-    samples = embeddings.samples
-    counts = []
-    for i, sample in enumerate(samples):
-        probability = segmenter.probability(
-            embeddings.patches(i), (sample.height, sample.width), sample.pixel_size_nm
-        )
-        counts.append(count(probability > 0.5, _mask(embeddings.dataset, sample)))
+def _score(segmenter: Segmenter, slices: Slices, test: str, config: EvalConfig) -> Cell:
+    samples = slices.samples
+    counts = [
+        count(slices.probability(i) > 0.5, _mask(slices.dataset, sample)) for i, sample in enumerate(samples)
+    ]
     sources = dict.fromkeys(s.domain for s in samples)
     members = {name: [i for i, s in enumerate(samples) if s.domain == name] for name in sources}
     return Cell(
         run=segmenter.run.path.name,
         train="+".join(segmenter.config.data),
         adaptation=segmenter.run.provenance["adaptation"],
-        backbone=segmenter.backbone.label,
+        backbone=segmenter.run.provenance["backbone"],
         test=test,
         seed=segmenter.config.seed,
         iou=_estimate(samples, counts, "iou", config),
@@ -140,19 +136,16 @@ def _score(segmenter: Segmenter, embeddings: Embeddings, test: str, config: Eval
     )
 
 
-def _examples(segmenter: Segmenter, embeddings: Embeddings, cell: Cell) -> list[Panel]:
+def _examples(slices: Slices, cell: Cell) -> list[Panel]:
     """Return the worst, the median and the best slice with their masks and predictions."""
     order = np.argsort([image.counts.iou for image in cell.images], kind="stable")
     chosen = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
     panels = []
     for name, i in chosen.items():
-        sample = embeddings.samples[i]
-        probability = segmenter.probability(
-            embeddings.patches(int(i)), (sample.height, sample.width), sample.pixel_size_nm
-        )
+        sample = slices.samples[i]
         title = f"{name}: {sample.id}, IoU {cell.images[i].counts.iou:.2f}"
-        image = read_image(embeddings.dataset.image_path(sample))
-        panels.append((image, _mask(embeddings.dataset, sample), probability > 0.5, title))
+        image = read_image(slices.dataset.image_path(sample))
+        panels.append((image, _mask(slices.dataset, sample), slices.probability(int(i)) > 0.5, title))
     return panels
 
 
@@ -189,15 +182,13 @@ def evaluate(
         segmenter = load_run(folder, workspace)
         scored = dict(segmenter.run.metrics.get("eval", {}))
         for name, dataset in tests.items():
-            embeddings = embed_dataset(
-                dataset, segmenter.backbone, segmenter.config, workspace, console=console
-            )
-            cell = _score(segmenter, embeddings, name, config)
+            slices = segmenter.slices(dataset, workspace, console)
+            cell = _score(segmenter, slices, name, config)
             scored[name] = cell.to_json()
             cells.append(cell)
             if draw is not None:
                 file = name.replace(":", "-").replace("/", "-").strip("-.")[-80:] + ".png"
-                picture = draw(_examples(segmenter, embeddings, cell))
+                picture = draw(_examples(slices, cell))
                 write_bytes(segmenter.run.path / "figures" / file, picture)
         segmenter.run.update_metrics("eval", scored)
     return cells

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from emvfm.backbones.preprocess import scaled_size
-from emvfm.segmentation.heads import logits_at
 from emvfm.segmentation.losses import IGNORE
 
-__all__ = ["as_map", "native_logits", "target_of"]
+__all__ = ["as_map", "at_native", "target_of"]
 
 
 def as_map(patches: np.ndarray) -> np.ndarray:
@@ -30,19 +29,16 @@ def target_of(mask: NDArray[np.bool_], grid: tuple[int, int], patch: int, input_
     return target
 
 
-def native_logits(
-    head: nn.Module, tokens: Tensor, patch: int, size: tuple[int, int], input_size: str
-) -> Tensor:
-    """Return ``(1, K, H, W)`` logits at the native `size` of the image.
+def at_native(logits: Tensor, size: tuple[int, int], input_size: str) -> Tensor:
+    """Return ``(B, K, H, W)`` logits at the native `size` of the image.
 
     Parameters
     ----------
-    tokens
-        ``(1, C, h, w)``.
+    logits
+        ``(B, K, h p, w p)`` on the pixels of the model's input, padding included.
     """
     height, width = scaled_size(size, input_size)
-    padded = (tokens.shape[-2] * patch, tokens.shape[-1] * patch)
-    logits = logits_at(head, tokens, padded)[..., :height, :width]
+    inside = logits[..., :height, :width]
     if (height, width) == size:
-        return logits
-    return torch.nn.functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        return inside
+    return torch.nn.functional.interpolate(inside, size=size, mode="bilinear", align_corners=False)

@@ -16,7 +16,6 @@ from emvfm.config import dump_yaml, to_dict
 from emvfm.datasets.catalog import open_dataset
 from emvfm.datasets.images import read_image
 from emvfm.errors import CorruptError, EmvfmError, MissingError, UsageError
-from emvfm.extraction.pipeline import embed_dataset
 from emvfm.segmentation.checkpoints import load_head, load_run
 from emvfm.segmentation.heads import build_head
 from emvfm.workspace import read_json, write_json
@@ -67,7 +66,7 @@ def test_loading_twice_gives_the_same_prediction_to_the_bit(trained, workspace, 
 def test_the_adapter_matters(trained, workspace, fast) -> None:
     run = trained(fast(lora=True, lora_lr=3e-2))
     segmenter = load_run(run.path, workspace)
-    bare = replace(segmenter, backbone=load_backbone(run.config, workspace))
+    bare = replace(segmenter, model=replace(segmenter.model, backbone=load_backbone(run.config, workspace)))
     image = np.random.default_rng(1).integers(0, 256, size=(64, 80), dtype=np.uint8)
     assert np.abs(segmenter.predict(image) - bare.predict(image)).max() > 1e-3
 
@@ -76,10 +75,10 @@ def test_the_adapter_matters(trained, workspace, fast) -> None:
 def test_stored_tokens_and_the_image_give_the_same_probability(trained, workspace, fast, scale: str) -> None:
     segmenter = load_run(trained(fast(data=("b",), input_size=scale)).path, workspace)
     dataset = open_dataset(workspace, "b:test")
-    embeddings = embed_dataset(dataset, segmenter.backbone, segmenter.config, workspace)
+    slices = segmenter.slices(dataset, workspace)
     for i, sample in enumerate(dataset.samples):
         direct = segmenter.predict(read_image(dataset.image_path(sample)))
-        stored = segmenter.probability(embeddings.patches(i), (sample.height, sample.width))
+        stored = slices.probability(i)
         assert stored.shape == direct.shape == (120, 120)
         np.testing.assert_allclose(stored, direct, atol=2e-2)  # tokens are stored as float16
 

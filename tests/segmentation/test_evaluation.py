@@ -20,7 +20,6 @@ from emvfm.datasets.manifest import save_dataset
 from emvfm.datasets.masks import read_mask
 from emvfm.datasets.options import ComposeOptions
 from emvfm.errors import MissingError, UsageError
-from emvfm.extraction.pipeline import embed_dataset
 from emvfm.segmentation.checkpoints import load_run
 from emvfm.segmentation.config import EvalConfig
 from emvfm.segmentation.evaluation import PROTOCOL, Panel, evaluate
@@ -34,10 +33,10 @@ def _scores_of(*data: str, **changes: object) -> EvalConfig:
 def _predictions(run, workspace, reference: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return id → (prediction, mask), from the tokens that `evaluate` stored."""
     segmenter, dataset = load_run(run.path, workspace), open_dataset(workspace, reference)
-    embeddings = embed_dataset(dataset, segmenter.backbone, segmenter.config, workspace)
+    slices = segmenter.slices(dataset, workspace)
     return {
         s.id: (
-            segmenter.probability(embeddings.patches(i), (s.height, s.width)) > 0.5,
+            slices.probability(i) > 0.5,
             read_mask(dataset.mask_path(s)),
         )
         for i, s in enumerate(dataset.samples)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from emvfm.backbones.preprocess import Preprocess, scaled_size, token_centres
-from emvfm.segmentation.geometry import as_map, native_logits, target_of
+from emvfm.segmentation.geometry import as_map, at_native, target_of
+from emvfm.segmentation.heads import logits_at
 from emvfm.segmentation.losses import IGNORE
 
 SIZE = st.tuples(st.integers(20, 70), st.integers(20, 70))
@@ -23,6 +24,14 @@ BLOCKS = nn.Upsample(scale_factor=PATCH, mode="nearest")  # a head that paints e
 def _grid(size: tuple[int, int], scale: str) -> tuple[int, int]:
     height, width = scaled_size(size, scale)
     return -(-height // PATCH), -(-width // PATCH)
+
+
+def _native(
+    head: nn.Module, tokens: torch.Tensor, patch: int, size: tuple[int, int], scale: str
+) -> torch.Tensor:
+    """Return the head's logits on the pixels of the input, and from there at native size."""
+    padded = (tokens.shape[-2] * patch, tokens.shape[-1] * patch)
+    return at_native(logits_at(head, tokens, padded), size, scale)
 
 
 def test_a_map_holds_the_layers_side_by_side() -> None:
@@ -84,7 +93,7 @@ def test_a_head_that_paints_patches_reproduces_them_at_the_right_pixels(
 ) -> None:
     grid = _grid(size, "native")
     tokens = torch.from_numpy(np.random.default_rng(seed).normal(size=(1, 2, *grid)).astype(np.float32))
-    found = native_logits(BLOCKS, tokens, PATCH, size, "native")[0].numpy()
+    found = _native(BLOCKS, tokens, PATCH, size, "native")[0].numpy()
     rows, columns = np.arange(size[0]) // PATCH, np.arange(size[1]) // PATCH
     np.testing.assert_array_equal(found, tokens[0].numpy()[:, rows][:, :, columns])
 
@@ -96,7 +105,7 @@ def test_tokens_that_hold_their_place_give_pixels_that_hold_theirs(size: tuple[i
     grid, scaled = _grid(size, scale), scaled_size(size, scale)
     centres = token_centres(grid, PATCH, size, scaled)
     tokens = torch.from_numpy(centres.transpose(2, 0, 1)[None].astype(np.float32))
-    found = native_logits(nn.Identity(), tokens, PATCH, size, scale)[0].numpy()
+    found = _native(nn.Identity(), tokens, PATCH, size, scale)[0].numpy()
     assert found.shape == (2, *size)
     pixel = [native / new for native, new in zip(size, scaled, strict=True)]  # of the input, in native pixels
     last = [min(centres[-1, -1, k], size[k] - 1 - pixel[k]) for k in (0, 1)]
@@ -125,7 +134,7 @@ def test_a_mask_seen_through_tokens_comes_back_where_it_was(
         prepared = preprocess.prepare(mask.astype(np.uint8) * np.uint8(255))
         h, w = prepared.grid
         fraction = prepared.pixels[0].reshape(h, 8, w, 8).mean((1, 3))[None, None]
-        logits = native_logits(head, torch.from_numpy(fraction), 8, (height, width), scale)
+        logits = _native(head, torch.from_numpy(fraction), 8, (height, width), scale)
         np.testing.assert_array_equal(logits[0, 0].numpy() > 0.5, mask)
         target = target_of(mask, prepared.grid, 8, scale)
         counted = target != IGNORE

@@ -1,0 +1,69 @@
+"""The slices of a dataset as a model sees them: from stored tokens where it can, else from the image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from emvfm.backbones.preprocess import Preprocess
+from emvfm.datasets.images import read_image
+from emvfm.datasets.manifest import Dataset, Sample
+from emvfm.segmentation.geometry import as_map, at_native
+from emvfm.segmentation.model import SegmentationModel
+from emvfm.store.view import Embeddings
+
+__all__ = ["Slices"]
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Slices in the order of their dataset, each with the model's answer at native size.
+
+    Attributes
+    ----------
+    samples
+        The slices, rows of the manifest of `dataset`.
+    embeddings
+        Stored tokens of these very slices; None: the backbone runs on each image.
+    """
+
+    model: SegmentationModel
+    preprocess: Preprocess
+    dataset: Dataset
+    samples: Sequence[Sample]
+    embeddings: Embeddings | None = None
+
+    def __len__(self) -> int:
+        """Return the number of slices."""
+        return len(self.samples)
+
+    def logits(self, i: int) -> Tensor:
+        """Return ``(1, K, H, W)`` logits of slice `i` at its native size, on the model's device."""
+        with torch.inference_mode():
+            logits, input_size = self.input_logits(i)
+            sample = self.samples[i]
+            return at_native(logits, (sample.height, sample.width), input_size)
+
+    def input_logits(self, i: int) -> tuple[Tensor, str]:
+        """Return ``(1, K, h p, w p)`` logits of slice `i` on the pixels of the model's input, and its input size."""
+        sample = self.samples[i]
+        preprocess = self.preprocess.at(sample.pixel_size_nm)
+        with torch.inference_mode():
+            if self.embeddings is None:
+                return self.model.logits(self._pixels(sample, preprocess)), preprocess.input_size
+            tokens = torch.from_numpy(as_map(self.embeddings.patches(i)))[None]
+            pixels = self._pixels(sample, preprocess) if self.model.sees_pixels else None
+            return self.model.logits_of_tokens(tokens, pixels), preprocess.input_size
+
+    def probability(self, i: int) -> NDArray[np.float32]:
+        """Return ``(H, W)`` float32 foreground probability of slice `i` at its native size."""
+        return self.logits(i).softmax(dim=1)[0, 1].cpu().numpy()
+
+    def _pixels(self, sample: Sample, preprocess: Preprocess) -> Tensor:
+        image = read_image(self.dataset.image_path(sample))
+        return torch.from_numpy(preprocess.prepare(image).pixels)[None]
