@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from emvfm.backbones.open_layers import open_layers
 from emvfm.backbones.registry import SPECS, BackboneSpec
 from emvfm.errors import MissingError, UsageError
 
-__all__ = ["OpenClipLibrary", "SelfAttention", "derive_spec", "resized_positions"]
+__all__ = ["OpenClipLibrary", "derive_spec", "resized_positions"]
 
 _VISUAL = "visual."
 
@@ -29,50 +30,6 @@ def resized_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, i
     planes = grid.unflatten(0, old).permute(2, 0, 1)[None].float()
     resized = F.interpolate(planes, size=new, mode="bicubic", antialias=True, align_corners=False)
     return torch.cat([cls, resized[0].flatten(1).T.to(positions.dtype)])
-
-
-class SelfAttention(nn.Module):
-    """What `torch.nn.MultiheadAttention` computes, with linear layers that an adapter can wrap.
-
-    torch's own module reads its weights and goes around ``out_proj.forward``. So LoRA on ``out_proj`` is
-    dead, and peft's LoRA on the whole module writes into the base weights at every step, which drift, has
-    neither dropout nor DoRA, and (peft 0.21.2, measured) adds the update of ``out_proj`` twice.
-    """
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.dropout = dropout
-        self.in_proj = nn.Linear(width, 3 * width)
-        self.out_proj = nn.Linear(width, width)
-
-    @classmethod
-    def from_packed(cls, packed: nn.MultiheadAttention) -> SelfAttention:
-        """Return the same attention with the same parameters (not copies)."""
-        if not packed.batch_first or packed.in_proj_weight is None or packed.bias_k is not None:
-            raise UsageError("this attention can't be adapted", got=repr(packed))
-        with torch.device("meta"):
-            ours = cls(packed.embed_dim, packed.num_heads, packed.dropout)
-        ours.in_proj.weight, ours.in_proj.bias = packed.in_proj_weight, packed.in_proj_bias
-        ours.out_proj.weight, ours.out_proj.bias = packed.out_proj.weight, packed.out_proj.bias
-        return ours.train(packed.training)
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        need_weights: bool = False,
-        attn_mask: Tensor | None = None,
-    ) -> tuple[Tensor, None]:
-        """Return ``(B, N, D)`` and None, as torch's module does; key and value are the query."""
-        if key is not query or value is not query or need_weights:
-            raise UsageError("only self-attention without attention weights is computed here")
-        q, k, v = self.in_proj(query).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2)), None
 
 
 class OpenClipLibrary:
@@ -116,10 +73,8 @@ class OpenClipLibrary:
         return seen[-1]
 
     def open_for_adapters(self, module: Any) -> None:
-        """Replace packed attention by two linear layers, `SelfAttention`."""
-        for block in module.transformer.resblocks:
-            if isinstance(block.attn, nn.MultiheadAttention):
-                block.attn = SelfAttention.from_packed(block.attn)
+        """Replace packed attention by two linear layers."""
+        open_layers(module)
 
     def blocks(self, module: Any) -> tuple[str, nn.ModuleList]:
         """Return the name and the list of the transformer's blocks."""

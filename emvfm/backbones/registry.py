@@ -248,7 +248,7 @@ def _openclip(
         hub=hub,
         files=_OPEN_CLIP_FILES,
         parameters=tower.parameters,
-        lora_attention=("attn.in_proj", "attn.out_proj"),  # of open_clip_adapter.SelfAttention
+        lora_attention=("attn.in_proj", "attn.out_proj"),  # of open_layers.SelfAttention
         lora_mlp=("mlp.c_fc", "mlp.c_proj"),
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from emvfm.backbones.open_layers import open_layers
 from emvfm.backbones.registry import SPECS, BackboneSpec
 from emvfm.errors import MissingError, UsageError
 
@@ -77,21 +78,8 @@ class TimmLibrary:
         return tokens
 
     def open_for_adapters(self, module: nn.Module) -> None:
-        """Fold the separate query and value biases of some Eva models into the linear layer.
-
-        With them timm reads ``qkv.weight`` and goes around the layer's forward, and with it around any
-        adapter there.
-        """
-        for block in module.blocks:  # type: ignore[union-attr]
-            attention: Any = block.attn
-            if getattr(attention, "qkv", None) is None or getattr(attention, "q_bias", None) is None:
-                continue
-            with torch.no_grad():
-                bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
-                if attention.qkv.bias is not None:
-                    bias = bias + attention.qkv.bias
-            attention.qkv.bias = nn.Parameter(bias, requires_grad=False)
-            attention.q_bias = attention.v_bias = None
+        """Fold the separate query and value biases of some Eva models into the linear layer."""
+        open_layers(module)
 
     def blocks(self, module: nn.Module) -> tuple[str, nn.ModuleList]:
         """Return the name and the list of the transformer's blocks."""

@@ -23,7 +23,7 @@ from emvfm.backbones.lora import (
     merge,
     save_adapter,
 )
-from emvfm.backbones.open_clip_adapter import SelfAttention
+from emvfm.backbones.open_layers import SelfAttention
 from emvfm.backbones.options import BackboneOptions, LoraOptions
 from emvfm.backbones.registry import BackboneSpec
 from emvfm.errors import CorruptError, EmvfmError, MissingError, UsageError
@@ -347,7 +347,7 @@ def test_our_attention_is_torchs(tiny: Tiny) -> None:
     ours = SelfAttention.from_packed(packed)
     x = torch.randn(2, 7, 24)
     torch.testing.assert_close(ours(x, x, x)[0], packed(x, x, x, need_weights=False)[0])
-    with pytest.raises(UsageError, match="self-attention"):
+    with pytest.raises(ValueError, match="self-attention"):
         ours(x, x.clone(), x)
 
 
