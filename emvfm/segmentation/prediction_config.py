@@ -1,0 +1,62 @@
+"""The options of ``emvfm predict``, light enough for the command line to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from emvfm.config import FORBID_EXTRA, Doc
+
+__all__ = ["PredictConfig"]
+
+What = Literal["probability", "mask", "instances"]
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """What is predicted, how large images are cut, and in which form it is written."""
+
+    __pydantic_config__ = FORBID_EXTRA
+
+    what: Annotated[
+        tuple[What, ...],
+        Doc("probability, mask (0 and 255) or instances (0, 1, 2 …); repeat it for several, in a folder."),
+    ] = ("mask",)
+    threshold: Annotated[
+        float | None,
+        Ge(0),
+        Le(1),
+        Doc("Foreground is above it; without it what validation slices chose, or 0.5."),
+    ] = None
+    tile: Annotated[int, Gt(0), Doc("Side of a window in pixels of the model's input.")] = 512
+    overlap: Annotated[
+        int, Ge(0), Doc("Pixels neighbouring windows share at the least; a quarter of them is context only.")
+    ] = 128
+    batch_size: Annotated[
+        int | None, Gt(0), Doc("Windows a pass; without it 1 on a CPU, 8 elsewhere; halved when memory ends.")
+    ] = None
+    tta: Annotated[bool, Doc("Average over the eight turned and mirrored copies of each window.")] = False
+    pixel_size: Annotated[
+        str | None, Doc("Side of a pixel of the input, such as 5nm, instead of what the file states.")
+    ] = None
+    format: Annotated[
+        Literal["auto", "tiff", "ome-zarr"], Doc("auto: by the ending of the output, TIFF without one.")
+    ] = "auto"
+    depth: Annotated[Literal["float32", "uint8"], Doc("Type of probabilities; uint8: 255 is 1, rounded.")] = (
+        "float32"
+    )
+    instances: Annotated[
+        Literal["components", "watershed"],
+        Doc("components: what touches is one; watershed: split at necks, for images that fit into memory."),
+    ] = "components"
+    connect: Annotated[
+        Literal["slices", "volume"],
+        Doc("Instances of a stack: each slice its own, or joined through slices."),
+    ] = "slices"
+    min_size: Annotated[int, Ge(0), Doc("Leave out instances of fewer pixels.")] = 0
+    ood: Annotated[
+        Literal["warn", "refuse", "off"],
+        Doc("What to do when the input looks unlike the run's training images."),
+    ] = "warn"
