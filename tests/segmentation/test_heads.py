@@ -8,16 +8,17 @@ from torch import nn
 
 from emvfm.errors import UsageError
 from emvfm.segmentation.heads import DEFAULT_HEAD, HEADS, build_head, count_parameters, logits_at
+from emvfm.segmentation.heads.dpt import layers_of_levels
 
-STRIDES = {"linear": 1, "deconv": 4, "deconv-reference": 16}
+STRIDES = {"linear": 1, "deconv": 4, "deconv-reference": 16, "dpt": 4, "fpn": 4}
 
 
 def test_every_head_is_known_and_the_default_is_one_of_them() -> None:
-    assert set(HEADS) == set(STRIDES)
+    assert set(STRIDES) <= set(HEADS)
     assert DEFAULT_HEAD in HEADS
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", STRIDES)
 @pytest.mark.parametrize("classes", [2, 3])
 def test_logits_have_the_classes_and_the_stride_of_the_head(name: str, classes: int) -> None:
     logits = build_head(name, 24, classes=classes)(torch.randn(2, 24, 3, 5))
@@ -77,9 +78,42 @@ def test_frozen_parameters_are_not_counted() -> None:
     assert count_parameters(head) == 0
 
 
+@pytest.mark.parametrize("name", ["deconv", "dpt", "fpn"])
 @pytest.mark.parametrize("width", [1, 3, 20, 33, 96])
-def test_any_width_fits_the_group_norms(width: int) -> None:
-    assert build_head("deconv", 7, width=width)(torch.randn(2, 7, 2, 2)).shape == (2, 2, 8, 8)
+def test_any_width_fits_the_group_norms(name: str, width: int) -> None:
+    assert build_head(name, 7, width=width)(torch.randn(2, 7, 2, 2)).shape == (2, 2, 8, 8)
+
+
+@pytest.mark.parametrize("layers", range(1, 14))
+def test_no_layer_and_no_level_of_the_dpt_head_is_left_without(layers: int) -> None:
+    levels = layers_of_levels(layers)
+    assert len(levels) == 4
+    assert all(len(level) >= 1 for level in levels)
+    assert sorted({layer for level in levels for layer in level}) == list(range(layers))
+    assert [level[0] for level in levels] == sorted(level[0] for level in levels)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4, 6])
+def test_the_dpt_head_uses_every_layer_and_sends_the_last_ones_farthest(layers: int) -> None:
+    torch.manual_seed(0)
+    head = build_head("dpt", 8 * layers, layers=layers, width=32).eval()
+    tokens = torch.randn(1, 8 * layers, 9, 7, requires_grad=True)
+    gradient = torch.autograd.grad(head(tokens)[0, 1, 18, 14], tokens)[0]
+    assert head(tokens).shape == (1, 2, 36, 28)
+    seen = gradient.abs().reshape(layers, 8, -1).sum((1, 2))
+    assert (seen > 0).all()
+
+
+@pytest.mark.parametrize("name", ["dpt", "fpn"])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_heads_over_levels_stay_light(name: str, classes: int) -> None:
+    head = build_head(name, 4 * 384, layers=4, width=96, classes=classes)
+    assert count_parameters(head) < 1_500_000
+
+
+@pytest.mark.parametrize("name", ["dpt", "fpn"])
+def test_heads_over_levels_answer_for_a_single_token(name: str) -> None:
+    assert build_head(name, 16, layers=2, width=16)(torch.randn(1, 16, 1, 1)).shape == (1, 2, 4, 4)
 
 
 def test_the_linear_head_treats_each_token_alone_and_ignores_its_scale() -> None:
@@ -100,7 +134,7 @@ def test_the_deconv_head_sees_the_neighbours_of_a_token() -> None:
     assert (gradient[0, :, 1, 3] != 0).any()  # pixel 12 lies in token 3; token 1 is two away
 
 
-@pytest.mark.parametrize("name", ["linear", "deconv"])
+@pytest.mark.parametrize("name", ["linear", "deconv", "dpt", "fpn"])
 def test_dropout_acts_in_training_only(name: str) -> None:
     torch.manual_seed(0)
     head, tokens = build_head(name, 32, dropout=0.5), torch.randn(1, 32, 4, 4)

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from emvfm.errors import UsageError
 from emvfm.segmentation.heads.blocks import HeadShape
 from emvfm.segmentation.heads.deconv import deconv
+from emvfm.segmentation.heads.dpt import DensePrediction
+from emvfm.segmentation.heads.fpn import FeaturePyramid
 from emvfm.segmentation.heads.linear import linear
 from emvfm.segmentation.heads.reference import deconv_reference
 
@@ -20,6 +22,8 @@ BUILDERS: dict[str, Callable[[HeadShape], nn.Module]] = {
     "linear": linear,
     "deconv": deconv,
     "deconv-reference": deconv_reference,
+    "dpt": DensePrediction,
+    "fpn": FeaturePyramid,
 }
 HEADS = tuple(BUILDERS)
 
@@ -43,6 +47,8 @@ def build_head(
         ``deconv``: two 3x3 convolutions at token resolution, then two learnt doublings; mitochondria span
         several patches, so most of the gain lies in the context between tokens. ``deconv-reference``: four
         learnt doublings with batch normalisation and no dropout, kept for comparison with earlier results.
+        ``dpt``: layers become levels of different resolution, refined and added from the coarsest up.
+        ``fpn``: all layers make one map, whose doublings form a pyramid that is added from the top down.
     channels
         Channels C of the input, `layers` times the width D of the backbone.
     layers
