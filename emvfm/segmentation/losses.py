@@ -1,4 +1,4 @@
-"""Pixel losses for segmentation with an ignore label: cross entropy, Dice, Tversky, focal and their sum.
+"""Losses for segmentation with an ignore label: cross entropy, Dice, Tversky, focal, boundary and sums.
 
 A pixel labelled :data:`IGNORE` (padding, unlabelled) contributes to no sum, no mean and no gradient. All
 losses compute in float32 whatever the precision of the logits.
@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from emvfm.errors import UsageError
 
-__all__ = ["DEFAULT_LOSS", "IGNORE", "LOSSES", "Loss", "build_loss"]
+__all__ = ["DEFAULT_LOSS", "IGNORE", "LOSSES", "Loss", "build_loss", "signed_distance"]
 
 IGNORE = 255
 DEFAULT_LOSS = "ce+dice"
@@ -48,9 +50,14 @@ def build_loss(name: str, *, class_weights: Sequence[float] | None = None) -> Lo
         - ``tversky``: false positives weigh 0.7 and false negatives 0.3, foreground classes pooled over the
           batch, smoothed by 1 (arXiv:1706.05721).
         - ``focal``: cross entropy times (1 - p) ** 2 (arXiv:1708.02002).
+        - ``ce+boundary``, ``dice+boundary``: with the boundary term of arXiv:1812.07032, the mean over pixels
+          of :func:`signed_distance` times the probability of a foreground class, less what the mask itself
+          has, so that it is 0 at best. Alone it is satisfied by an empty answer, hence never without a
+          companion. A class that a crop lacks or fills has no boundary there and adds nothing.
     class_weights
-        K positive weights of the classes in the cross entropy terms, as in
-        :func:`torch.nn.functional.cross_entropy`: the mean is divided by the weights of the counted pixels.
+        K positive weights of the classes. Cross entropy and focal weigh pixels as
+        :func:`torch.nn.functional.cross_entropy` does, whose mean is divided by the weights of the counted
+        pixels; the other terms are weighted means over the classes they count.
 
     Returns
     -------
@@ -60,16 +67,21 @@ def build_loss(name: str, *, class_weights: Sequence[float] | None = None) -> Lo
     Raises
     ------
     UsageError
-        For an unknown name, weights that are not positive, or weights for a loss without cross entropy.
+        For an unknown name, weights that are not positive, or weights that could change nothing: those of two
+        classes for a loss that counts the foreground alone.
     """
     if name not in TERMS:
         raise UsageError("unknown loss", where="loss", got=repr(name), expected=" | ".join(LOSSES))
     weights = None if class_weights is None else tuple(float(weight) for weight in class_weights)
     if weights is not None:
-        if not set(TERMS[name]) & {_cross_entropy, _focal}:
-            raise UsageError("takes no class weights", where=f"loss {name}", todo="leave the weights out")
         if not all(0 < weight < float("inf") for weight in weights):
             raise UsageError("weights must be positive", where="class weights", got=list(weights))
+        if len(weights) == 2 and not set(TERMS[name]) & COUNT_BACKGROUND:
+            raise UsageError(
+                "counts one class, so class weights change nothing",
+                where=f"loss {name}",
+                todo="leave the weights out",
+            )
 
     def loss(logits: Tensor, target: Tensor) -> Tensor:
         pixels = _pixels(logits, target, weights)
@@ -141,20 +153,72 @@ def _focal(pixels: Pixels) -> Tensor:
     return pixels.weighted_mean(miss**FOCUS * surprise)
 
 
+def _class_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Average values `(..., C)` over the classes by their weights `(C,)` and plainly over the rest."""
+    return ((values * weights).sum(-1) / weights.sum()).mean()
+
+
 def _dice(pixels: Pixels) -> Tensor:
     hit, extra, missed = (term.sum(0)[1:] for term in pixels.overlap())
-    return 1 - ((2 * hit + SMOOTH) / (2 * hit + extra + missed + SMOOTH)).mean()
+    scores = (2 * hit + SMOOTH) / (2 * hit + extra + missed + SMOOTH)
+    return 1 - _class_mean(scores, pixels.weights[1:])
 
 
 def _tversky(pixels: Pixels) -> Tensor:
     hit, extra, missed = (term.sum(0)[1:] for term in pixels.overlap())
     cost = FALSE_POSITIVE_COST * extra + FALSE_NEGATIVE_COST * missed
-    return 1 - ((hit + SMOOTH) / (hit + cost + SMOOTH)).mean()
+    return 1 - _class_mean((hit + SMOOTH) / (hit + cost + SMOOTH), pixels.weights[1:])
 
 
 def _dice_background(pixels: Pixels) -> Tensor:
     hit, extra, missed = pixels.overlap()
-    return 1 - ((2 * hit + REFERENCE_SMOOTH) / (2 * hit + extra + missed + REFERENCE_SMOOTH)).mean()
+    scores = (2 * hit + REFERENCE_SMOOTH) / (2 * hit + extra + missed + REFERENCE_SMOOTH)
+    return 1 - _class_mean(scores, pixels.weights)
+
+
+def _boundary(pixels: Pixels) -> Tensor:
+    target, counted = pixels.target.cpu().numpy(), pixels.counted.cpu().numpy()
+    classes = range(1, pixels.log_probability.shape[1])
+    distance = np.stack(
+        [
+            [signed_distance(mask == label, seen) for label in classes]
+            for mask, seen in zip(target, counted, strict=True)
+        ]
+    )
+    far = torch.from_numpy(distance).to(pixels.log_probability)
+    truth = torch.stack([(pixels.target == label) & pixels.counted for label in classes], dim=1)
+    excess = far * (pixels.log_probability[:, 1:].exp() - truth.float())  # `far` is 0 where ignored
+    per_class = excess.sum((0, 2, 3)) / pixels.counted.sum().clamp_min(1)
+    return _class_mean(per_class, pixels.weights[1:])
+
+
+def signed_distance(mask: NDArray[np.bool_], counted: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+    """Return the signed distance of every pixel from the boundary of a mask, in diagonals of the image.
+
+    Parameters
+    ----------
+    mask
+        ``(H, W)``, true inside.
+    counted
+        ``(H, W)``, false where nobody knows: such pixels are on neither side, so the border of what is known
+        makes no boundary. Without it all count.
+
+    Returns
+    -------
+    ndarray
+        ``(H, W)`` float32 in (-1, 1), negative inside: the Euclidean distance to the centre of the nearest
+        pixel of the other side less half a pixel, since the boundary runs between two centres. 0 where not
+        counted, and everywhere if one side is empty.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    seen = np.ones(mask.shape, bool) if counted is None else counted
+    inside, outside = mask & seen, ~mask & seen
+    if not inside.any() or not outside.any():
+        return np.zeros(mask.shape, np.float32)
+    # The distance from inside pixels is 0 within the mask, so each transform serves the other side only.
+    signed = np.where(inside, 0.5 - distance_transform_edt(~outside), distance_transform_edt(~inside) - 0.5)
+    return np.where(seen, signed / np.hypot(*mask.shape), 0).astype(np.float32)
 
 
 TERMS: dict[str, tuple[Callable[[Pixels], Tensor], ...]] = {
@@ -164,5 +228,8 @@ TERMS: dict[str, tuple[Callable[[Pixels], Tensor], ...]] = {
     "ce+dice": (_cross_entropy, _dice),
     "tversky": (_tversky,),
     "focal": (_focal,),
+    "ce+boundary": (_cross_entropy, _boundary),
+    "dice+boundary": (_dice, _boundary),
 }
 LOSSES = tuple(TERMS)
+COUNT_BACKGROUND = {_cross_entropy, _focal, _dice_background}

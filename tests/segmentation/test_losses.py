@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, log_loss
 
 from emvfm.errors import UsageError
-from emvfm.segmentation.losses import DEFAULT_LOSS, IGNORE, LOSSES, build_loss
+from emvfm.segmentation.losses import DEFAULT_LOSS, IGNORE, LOSSES, build_loss, signed_distance
 
 
 def _batch(seed: int, classes: int = 2, ignored: float = 0.2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,28 +55,55 @@ def _naive_overlap(p: np.ndarray, t: np.ndarray, label: int) -> tuple[float, flo
     return hit, extra, missed
 
 
-def _naive(name: str, logits: torch.Tensor, target: torch.Tensor) -> float:
+def _naive_distance(mask: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Signed distance in diagonals by looking at every pair of pixels."""
+    places = list(product(*map(range, mask.shape)))
+    found = np.zeros(mask.shape)
+    for y, x in places:
+        others = [(v, u) for v, u in places if counted[v, u] and mask[v, u] != mask[y, x]]
+        if counted[y, x] and others:
+            away = min(math.dist((y, x), other) for other in others) - 0.5
+            found[y, x] = (-away if mask[y, x] else away) / math.hypot(*mask.shape)
+    return found
+
+
+def _naive_boundary(p: np.ndarray, t: np.ndarray, weights: list[float]) -> float:
+    counted, total = t != IGNORE, 0.0
+    for label in range(1, p.shape[1]):
+        for b in range(len(t)):
+            far = _naive_distance(t[b] == label, counted[b])
+            total += weights[label] * (far * (p[b, label] - (t[b] == label))).sum()
+    return total / counted.sum() / sum(weights[1:])
+
+
+def _naive(
+    name: str, logits: torch.Tensor, target: torch.Tensor, weights: list[float] | None = None
+) -> float:
     p, t = _probabilities(logits), target.numpy()
     classes = p.shape[1]
+    weights = weights or [1.0] * classes
+    if "+" in name:
+        return sum(_naive(term, logits, target, weights) for term in name.split("+"))
     if name == "ce":
-        return _naive_pixelwise(logits, target, [1.0] * classes, 0)
+        return _naive_pixelwise(logits, target, weights, 0)
     if name == "focal":
-        return _naive_pixelwise(logits, target, [1.0] * classes, 2)
-    if name == "ce+dice":
-        return _naive("ce", logits, target) + _naive("dice", logits, target)
-    scores = []
+        return _naive_pixelwise(logits, target, weights, 2)
+    if name == "boundary":
+        return _naive_boundary(p, t, weights)
+    total = norm = 0.0
     if name == "dice-background":
         for b, label in product(range(len(t)), range(classes)):
             hit, extra, missed = _naive_overlap(p[b : b + 1], t[b : b + 1], label)
-            scores.append((2 * hit + 1e-5) / (2 * hit + extra + missed + 1e-5))
+            total += weights[label] * (2 * hit + 1e-5) / (2 * hit + extra + missed + 1e-5)
+            norm += weights[label]
     else:
         for label in range(1, classes):
             hit, extra, missed = _naive_overlap(p, t, label)
-            if name == "dice":
-                scores.append((2 * hit + 1) / (2 * hit + extra + missed + 1))
-            else:
-                scores.append((hit + 1) / (hit + 0.7 * extra + 0.3 * missed + 1))
-    return 1 - float(np.mean(scores))
+            dice = (2 * hit + 1) / (2 * hit + extra + missed + 1)
+            tversky = (hit + 1) / (hit + 0.7 * extra + 0.3 * missed + 1)
+            total += weights[label] * (dice if name == "dice" else tversky)
+            norm += weights[label]
+    return 1 - total / norm
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -102,11 +129,81 @@ def test_cross_entropy_equals_the_library_ones() -> None:
     assert build_loss("ce", class_weights=weights)(logits, target).item() == pytest.approx(want, rel=1e-5)
 
 
-def test_focal_takes_class_weights_as_the_naive_sum_does() -> None:
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_takes_class_weights_as_the_naive_sum_does(name: str) -> None:
     logits, target = _batch(1, classes=3)
     weights = [0.5, 2.0, 3.0]
-    got = build_loss("focal", class_weights=weights)(logits, target).item()
-    assert got == pytest.approx(_naive_pixelwise(logits, target, weights, 2), rel=1e-5)
+    got = build_loss(name, class_weights=weights)(logits, target).item()
+    assert got == pytest.approx(_naive(name, logits, target, weights), rel=1e-5)
+    scaled = build_loss(name, class_weights=[7 * weight for weight in weights])(logits, target).item()
+    assert scaled == pytest.approx(got, rel=1e-5)
+    assert build_loss(name, class_weights=[2.0] * 3)(logits, target).item() == pytest.approx(
+        build_loss(name)(logits, target).item(), rel=1e-5
+    )
+    assert got != pytest.approx(build_loss(name)(logits, target).item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_target_of_one_class_gives_finite_values_and_gradients(name: str, classes: int, label: int) -> None:
+    logits = torch.randn(2, classes, 6, 7).requires_grad_()
+    loss = build_loss(name)(logits, torch.full((2, 6, 7), label))
+    loss.backward()
+    assert loss.ndim == 0
+    assert torch.isfinite(loss)
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+    assert logits.grad.any()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_huge_logits_leave_values_and_gradients_finite(name: str) -> None:
+    _, target = _batch(3)
+    logits = (torch.randn(3, 2, 5, 6) * 1e4).requires_grad_()
+    loss = build_loss(name)(logits, target)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+@given(st.integers(0, 10**6), st.floats(0, 1), st.floats(0, 0.6))
+@settings(max_examples=30, deadline=None)
+def test_signed_distances_are_the_naive_ones_and_change_sign_with_the_mask(
+    seed: int, share: float, unknown: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    mask, counted = rng.random((5, 7)) < share, rng.random((5, 7)) >= unknown
+    found = signed_distance(mask, counted)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, _naive_distance(mask, counted), atol=1e-6)
+    assert np.array_equal(found, -signed_distance(~mask, counted))
+
+
+def test_distances_of_a_half_plane_grow_evenly_and_unlabelled_borders_make_no_boundary() -> None:
+    mask = np.zeros((4, 10), bool)
+    mask[:, 6:] = True
+    row = (np.arange(10) - 5.5) / math.hypot(4, 10)
+    np.testing.assert_allclose(signed_distance(mask), np.tile(-row, (4, 1)), atol=1e-6)
+    counted = np.ones_like(mask)
+    counted[:, 3:6] = False
+    assert not signed_distance(mask, counted)[:, 3:6].any()
+    assert signed_distance(mask, counted)[0, 6] == pytest.approx(-3.5 / math.hypot(4, 10))
+
+
+def test_the_boundary_term_costs_more_the_farther_a_mistake_is_from_the_boundary() -> None:
+    target = torch.zeros(1, 16, 16, dtype=torch.int64)
+    target[:, :, :4] = 1
+    costs = []
+    for column in (4, 8, 15):
+        guess = target.clone()
+        guess[:, 8, column] = 1
+        logits = torch.stack([1 - guess, guess], dim=1) * 60.0
+        both = build_loss("dice+boundary")(logits, target) - build_loss("dice")(logits, target)
+        costs.append(both.item())
+    want = [(column - 3.5) / math.hypot(16, 16) / 256 for column in (4, 8, 15)]
+    assert costs == pytest.approx(want, abs=1e-6)
 
 
 def test_dice_of_certain_predictions_is_one_minus_f1_up_to_the_smoothing() -> None:
@@ -197,8 +294,9 @@ def test_misuse_is_a_usage_error() -> None:
     assert DEFAULT_LOSS in LOSSES
     with pytest.raises(UsageError, match="unknown loss"):
         build_loss("lovasz")
-    with pytest.raises(UsageError, match="no class weights"):
-        build_loss("dice", class_weights=[1, 2])
+    for name in ("dice", "tversky", "dice+boundary"):
+        with pytest.raises(UsageError, match="change nothing"):
+            build_loss(name, class_weights=[1, 2])
     with pytest.raises(UsageError, match="positive"):
         build_loss("ce", class_weights=[1, 0])
     with pytest.raises(UsageError, match="one weight per class"):
