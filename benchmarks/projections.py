@@ -77,13 +77,14 @@ def streamed(page: Document, patches: int, rounds: int) -> None:
         domain = filled_store(folder, n)
 
         def read() -> int:
-            return sum(len(block) for block in domain.patches(0))
+            return sum(len(block.astype(np.float32)) for block in domain.patches(0))
 
         def fit() -> None:
             principal_components(streamed_moments(all_patches(domain, 0, l2=False)), 50)
 
         times = paired({"read": read, "pca": fit}, rounds)
-        some = np.concatenate([t for t, _ in zip(domain.patches(0), range(min(n, 40)), strict=False)])
+        few = zip(domain.patches(0), range(min(n, 40)), strict=False)
+        some = np.concatenate([tokens.astype(np.float32) for tokens, _ in few])
         peaks = {m: _peak(folder, m) for m in (max(2, n // 10), n)}
     ours = principal_components(streamed_moments(np.array_split(some, 7)), 50)
     agreement = _agreement(some, ours.variances)
@@ -92,7 +93,8 @@ def streamed(page: Document, patches: int, rounds: int) -> None:
     page.section(
         "PCA of patch embeddings",
         f"{n * IN_AN_IMAGE} embeddings of {WIDTH} dimensions, half precision in the store, read image by image with "
-        f"checksums verified; all components, {rounds} paired rounds, ratio of times in each round. Memory is the "
+        "checksums verified from files that the system has in memory, and turned to the single precision that anything "
+        f"computes in; all components, {rounds} paired rounds, ratio of times in each round. Memory is the "
         "peak of a process of its own. Agreement: largest relative difference of the first 50 variances from "
         f"scikit-learn's `PCA(svd_solver='full')` in double precision on {len(some)} of them.",
     )

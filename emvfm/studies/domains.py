@@ -56,8 +56,8 @@ class Domain:
         """Return ``(N, D)`` float32, one vector an image; `layer` is a position instead of the option's."""
         return self.embeddings.image_embeddings(options.pool, options.layer if layer is None else layer)
 
-    def patches(self, layer: int) -> Iterator[NDArray[np.float32]]:
-        """Yield ``(n_i, D)`` float32 for each image in turn: its patches that are not mostly padding.
+    def patches(self, layer: int) -> Iterator[NDArray[Any]]:
+        """Yield ``(n_i, D)`` in the stored type for each image in turn: its patches that are not mostly padding.
 
         Parameters
         ----------
@@ -66,7 +66,8 @@ class Domain:
         """
         block = self.embeddings.layers[layer]
         for i, tokens in enumerate(self.embeddings.iter_patches(layers=[block])):
-            yield tokens[0][self.embeddings.valid(i) >= 0.5].astype(np.float32)
+            inside = self.embeddings.valid(i) >= 0.5
+            yield tokens[0].reshape(-1, tokens.shape[-1]) if inside.all() else tokens[0][inside]
 
 
 def chosen_layers(options: DomainOptions, domains: Sequence[Domain]) -> list[int]:

@@ -134,9 +134,10 @@ def draw_patches(
 
 
 def unit_length(rows: NDArray) -> NDArray:
-    """Return ``(n, D)`` rows of length 1; a row of zeros stays."""
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(length > 0, length, 1)
+    """Return ``(n, D)`` rows of length 1 in single precision or better; a row of zeros stays."""
+    values = rows.astype(np.result_type(rows, np.float32), copy=False)
+    length = np.linalg.norm(values, axis=1, keepdims=True)
+    return values / np.where(length > 0, length, 1)
 
 
 def vectors_by_domain(
