@@ -1,19 +1,15 @@
-"""Overlap of predicted and true masks: counts, IoU and Dice pooled over pixels, and their uncertainty.
-
-Neighbouring slices of a volume show the same organelles, so they are not independent; intervals resample
-whole blocks of consecutive slices instead of single slices. Numpy only.
-"""
+"""Overlap of predicted and true masks: counts, IoU and Dice pooled over pixels, and their uncertainty. Numpy only."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from emvfm.errors import UsageError
+from emvfm.segmentation.intervals import Estimate, block_labels, bootstrap
 
 __all__ = [
     "Counts",
@@ -56,36 +52,6 @@ class Counts:
     def dice(self) -> float:
         """Twice the intersection over the sum of the areas, in [0, 1]; equals F1."""
         return float(scores(np.array(astuple(self), dtype=np.float64), "dice"))
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its interval; without an interval both ends are None and `method` says why.
-
-    Parameters
-    ----------
-    value
-        The estimate from all the data.
-    low, high
-        Ends of the interval.
-    level
-        Nominal coverage in (0, 1).
-    method
-        How the interval was made.
-    n
-        Number of images.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    level: float
-    method: str
-    n: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as strict JSON types."""
-        return asdict(self)
 
 
 def count(
@@ -137,56 +103,6 @@ def mean_per_image(counts: Sequence[Counts], *, statistic: Statistic = "iou") ->
     return float(np.mean(scores(_table(counts), _known(statistic))))
 
 
-def block_labels(volumes: Sequence[str], z: Sequence[int | None], *, length: int | None = None) -> list[int]:
-    """Group slices into blocks of consecutive slices of one volume.
-
-    The blocks of a volume are of nearly equal length, so that none is a remainder. By default a volume of n
-    slices gets blocks of about sqrt(n) slices. The block bootstrap is consistent when blocks grow without
-    bound but slower than n; n ** (1/3) is the rate of least error for weak dependence (Hall, Horowitz & Jing
-    1995, doi:10.1093/biomet/82.3.561), yet a mitochondrion spans tens of slices of an isotropic volume. The
-    longer blocks keep more of that dependence, at the price of fewer blocks.
-
-    Parameters
-    ----------
-    volumes
-        Volume of each slice.
-    z
-        Position of each slice in its volume; images of one position (tiles of a slice) share a block.
-        An image without a position stands alone, a block of its own.
-    length
-        Slices per block, at least 1.
-
-    Returns
-    -------
-    list of int
-        Block of each slice, numbered from 0 in the order of first appearance.
-
-    Raises
-    ------
-    UsageError
-        When the lengths of the sequences differ or `length` is below 1.
-    """
-    if len(volumes) != len(z):
-        raise UsageError("one position per slice", where="z", got=len(z), expected=len(volumes))
-    if length is not None and length < 1:
-        raise UsageError("block too short", where="block length", got=length, expected="at least 1")
-    positions: dict[str, set[int]] = {}
-    for volume, position in zip(volumes, z, strict=True):
-        if position is not None:
-            positions.setdefault(volume, set()).add(position)
-    block_of: dict[tuple[str, int], int] = {}
-    for volume, found in positions.items():
-        n_blocks = math.ceil(len(found) / (length or max(1, round(math.sqrt(len(found))))))
-        for block, members in enumerate(np.array_split(np.array(sorted(found)), n_blocks)):
-            block_of |= {(volume, int(position)): block for position in members}
-    numbers: dict[tuple[object, ...], int] = {}
-    labels = []
-    for i, (volume, position) in enumerate(zip(volumes, z, strict=True)):
-        key = ("alone", i) if position is None else ("block", volume, block_of[volume, position])
-        labels.append(numbers.setdefault(key, len(numbers)))
-    return labels
-
-
 def bootstrap_pooled(
     counts: Sequence[Counts],
     blocks: Sequence[int],
@@ -222,25 +138,14 @@ def bootstrap_pooled(
         Without slices, when labels and slices differ in number, or for an option out of range.
     """
     _known(statistic)
-    if len(counts) != len(blocks):
-        raise UsageError("one block per slice", where="blocks", got=len(blocks), expected=len(counts))
-    if samples < 1 or not 0 < level < 1:
-        got = f"{samples} samples at level {level}"
-        raise UsageError("out of range", where="bootstrap", got=got, expected="samples >= 1, 0 < level < 1")
-    table = _table(counts)
-    value = float(scores(table.sum(axis=0), statistic))
-    names, block = np.unique(np.asarray(blocks), return_inverse=True)
-    n_blocks = len(names)
-    if n_blocks < 2:
-        method = "no interval: a single block of slices cannot be resampled"
-        return Estimate(value, None, None, level, method, len(counts))
-    totals = np.zeros((n_blocks, 4))
-    np.add.at(totals, block, table)
-    times = np.random.default_rng(seed).multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), size=samples)
-    replicates = scores(times @ totals, statistic)
-    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
-    method = f"percentile bootstrap of {n_blocks} blocks of consecutive slices, {samples} resamples"
-    return Estimate(value, float(low), float(high), level, method, len(counts))
+    return bootstrap(
+        _table(counts),
+        blocks,
+        lambda table: scores(table, statistic),
+        samples=samples,
+        level=level,
+        seed=seed,
+    )
 
 
 def _table(counts: Sequence[Counts]) -> np.ndarray[Any, Any]:
