@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, Lt, MultipleOf
+from annotated_types import Ge, Gt, Le, Lt
 
 from emvfm.backbones.options import BackboneOptions, LoraOptions
-from emvfm.config import FORBID_EXTRA, Doc
+from emvfm.config import Doc
+from emvfm.segmentation.evaluation_options import EvalConfig
 
 __all__ = ["EvalConfig", "TrainConfig"]
 
@@ -50,18 +51,4 @@ class TrainConfig(LoraOptions, BackboneOptions):
     head_steps: Annotated[int, Gt(0), Doc("Steps of that head; its other options are those given here.")] = (
         600
     )
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """How runs are scored."""
-
-    __pydantic_config__ = FORBID_EXTRA
-
-    data: Annotated[
-        tuple[str, ...], Doc("Dataset to score on, test split unless name:split; repeatable.")
-    ] = ()
-    samples: Annotated[int, Gt(0), MultipleOf(1), Doc("Bootstrap resamples of blocks of slices.")] = 2000
-    level: Annotated[float, Gt(0), Lt(1), Doc("Coverage of the intervals.")] = 0.95
     seed: int = 0
