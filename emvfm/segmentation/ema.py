@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from emvfm.errors import UsageError
 
-__all__ = ["Ema", "decay_at"]
+__all__ = ["MovingAverage", "decay_at"]
 
 
 def decay_at(updates: int, decay: float) -> float:
@@ -22,7 +22,7 @@ def decay_at(updates: int, decay: float) -> float:
     return min(decay, (1 + updates) / (10 + updates))
 
 
-class Ema:
+class MovingAverage:
     """The moving average of parameters, float32 whatever their own precision.
 
     Only parameters are averaged; buffers such as running statistics stay those of the module.
@@ -74,13 +74,13 @@ class Ema:
                 for name, parameter in self._parameters.items():
                     parameter.copy_(own[name])
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return copies of the averages and the number of updates."""
         averages = {name: average.clone() for name, average in self._average.items()}
         return {"updates": self.updates, "averages": averages}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state of :meth:`state`.
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state of :meth:`state_dict`.
 
         Raises
         ------

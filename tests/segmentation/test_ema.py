@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from emvfm.errors import UsageError
-from emvfm.segmentation.ema import Ema, decay_at
+from emvfm.segmentation.ema import MovingAverage, decay_at
 
 
 def _named(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return list(module.named_parameters())
 
 
-def _walk(parameter: nn.Parameter, average: Ema, values: list[float]) -> None:
+def _walk(parameter: nn.Parameter, average: MovingAverage, values: list[float]) -> None:
     for value in values:
         with torch.no_grad():
             parameter.fill_(value)
@@ -25,22 +25,22 @@ def _walk(parameter: nn.Parameter, average: Ema, values: list[float]) -> None:
 
 def test_the_average_is_the_weighted_sum_of_all_values() -> None:
     parameter, decay = nn.Parameter(torch.tensor([5.0])), 0.5
-    average = Ema([("w", parameter)], decay)
+    average = MovingAverage([("w", parameter)], decay)
     values = [1.0, -2.0, 4.0, 0.5, 3.0, 8.0, -1.0, 2.0]
     _walk(parameter, average, values)
     want = 5.0
     for n, value in enumerate(values):
         share = decay_at(n, decay)
         want = share * want + (1 - share) * value
-    assert average.state()["averages"]["w"].item() == pytest.approx(want, rel=1e-6)
+    assert average.state_dict()["averages"]["w"].item() == pytest.approx(want, rel=1e-6)
 
 
 def test_once_warm_the_weights_are_powers_of_the_decay() -> None:
     parameter, decay, n = nn.Parameter(torch.tensor([0.0])), 0.8, 60
-    average = Ema([("w", parameter)], decay)
+    average = MovingAverage([("w", parameter)], decay)
     _walk(parameter, average, [0.0] * 100)
     _walk(parameter, average, [1.0] * n)
-    assert average.state()["averages"]["w"].item() == pytest.approx(1 - decay**n, rel=1e-5)
+    assert average.state_dict()["averages"]["w"].item() == pytest.approx(1 - decay**n, rel=1e-5)
 
 
 def test_the_decay_warms_up_to_its_value_and_never_above() -> None:
@@ -54,18 +54,18 @@ def test_the_decay_warms_up_to_its_value_and_never_above() -> None:
 def test_without_decay_the_average_is_the_parameter_and_a_constant_stays() -> None:
     module = nn.Linear(3, 2)
     for decay in (0.0, 0.9):
-        average = Ema(_named(module), decay)
+        average = MovingAverage(_named(module), decay)
         for _ in range(5):
             average.update()
-        for name, value in average.state()["averages"].items():
+        for name, value in average.state_dict()["averages"].items():
             assert torch.allclose(value, module.get_parameter(name), atol=1e-7)
 
 
 def test_half_precision_parameters_are_averaged_in_float32() -> None:
     parameter = nn.Parameter(torch.tensor([1.0], dtype=torch.bfloat16))
-    average = Ema([("w", parameter)], 0.999)
+    average = MovingAverage([("w", parameter)], 0.999)
     _walk(parameter, average, [1.0] * 9000 + [2.0])
-    found = average.state()["averages"]["w"]
+    found = average.state_dict()["averages"]["w"]
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(1.001, abs=1e-5)
     with average.swapped():
@@ -74,7 +74,7 @@ def test_half_precision_parameters_are_averaged_in_float32() -> None:
 
 def test_swapping_shows_the_averages_and_gives_everything_back_even_after_an_error() -> None:
     module = nn.Linear(3, 2)
-    average = Ema(_named(module), 0.9)
+    average = MovingAverage(_named(module), 0.9)
     with torch.no_grad():
         module.weight.add_(1)
     average.update()
@@ -82,7 +82,7 @@ def test_swapping_shows_the_averages_and_gives_everything_back_even_after_an_err
 
     def fail() -> None:
         with average.swapped():
-            assert torch.equal(module.weight, average.state()["averages"]["weight"])
+            assert torch.equal(module.weight, average.state_dict()["averages"]["weight"])
             assert not torch.equal(module.weight, before)
             raise ZeroDivisionError
 
@@ -97,32 +97,32 @@ def test_a_resumed_average_goes_on_to_the_bit() -> None:
     module, twin = nn.Linear(4, 4), nn.Linear(4, 4)
     steps = [torch.randn(4, 4) for _ in range(20)]
 
-    def run(target: nn.Linear, average: Ema, values: list[torch.Tensor]) -> None:
+    def run(target: nn.Linear, average: MovingAverage, values: list[torch.Tensor]) -> None:
         for value in values:
             with torch.no_grad():
                 target.weight.copy_(value)
             average.update()
 
-    whole = Ema([("w", module.weight)], 0.9)
+    whole = MovingAverage([("w", module.weight)], 0.9)
     run(module, whole, steps[:7])
     stream = io.BytesIO()
-    torch.save(whole.state(), stream)
+    torch.save(whole.state_dict(), stream)
     stream.seek(0)
-    resumed = Ema([("w", twin.weight)], 0.9)
-    resumed.restore(torch.load(stream, weights_only=True))
+    resumed = MovingAverage([("w", twin.weight)], 0.9)
+    resumed.load_state_dict(torch.load(stream, weights_only=True))
     run(module, whole, steps[7:])
     run(twin, resumed, steps[7:])
-    assert torch.equal(resumed.state()["averages"]["w"], whole.state()["averages"]["w"])
+    assert torch.equal(resumed.state_dict()["averages"]["w"], whole.state_dict()["averages"]["w"])
     assert resumed.updates == whole.updates == 20
 
 
 def test_a_state_is_a_copy() -> None:
     module = nn.Linear(2, 2)
-    average = Ema(_named(module), 0.5)
-    state = average.state()
+    average = MovingAverage(_named(module), 0.5)
+    state = average.state_dict()
     kept = {name: value.clone() for name, value in state["averages"].items()}
-    other = Ema(_named(module), 0.5)
-    other.restore(state)
+    other = MovingAverage(_named(module), 0.5)
+    other.load_state_dict(state)
     with torch.no_grad():
         module.weight.add_(1)
     average.update()
@@ -132,17 +132,19 @@ def test_a_state_is_a_copy() -> None:
 
 def test_states_of_others_and_numbers_out_of_range_are_refused() -> None:
     module = nn.Linear(2, 2)
-    average = Ema(_named(module))
-    before = average.state()
-    bad = (Ema(_named(nn.Linear(2, 3))).state(), {}, {"averages": before["averages"]})
+    average = MovingAverage(_named(module))
+    before = average.state_dict()
+    bad = (MovingAverage(_named(nn.Linear(2, 3))).state_dict(), {}, {"averages": before["averages"]})
     for state in bad:
         with pytest.raises(UsageError, match="EMA"):
-            average.restore(state)
-    assert all(torch.equal(value, before["averages"][n]) for n, value in average.state()["averages"].items())
+            average.load_state_dict(state)
+    assert all(
+        torch.equal(value, before["averages"][n]) for n, value in average.state_dict()["averages"].items()
+    )
     for decay in (-0.1, 1.0):
         with pytest.raises(UsageError, match="decay"):
-            Ema(_named(module), decay)
+            MovingAverage(_named(module), decay)
     with pytest.raises(UsageError):
-        Ema([])
+        MovingAverage([])
     with pytest.raises(UsageError):
-        Ema([("w", module.weight), ("w", module.bias)])
+        MovingAverage([("w", module.weight), ("w", module.bias)])
