@@ -1,7 +1,7 @@
 """Adapter files in peft's interchange form, loaded strictly: the right tensors or an error.
 
 A folder holds ``adapter_model.safetensors`` and ``adapter_config.json``, which plain peft reads as well,
-and ``emvfm.json`` with the backbone and weights that the adapter belongs to.
+``emvfm.json`` with the backbone and weights that the adapter belongs to, and a ``README.md`` that loads it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emvfm.backbones.adapter_card import card
 from emvfm.backbones.adapter_check import check_adapter
 from emvfm.backbones.backbone import Backbone
 from emvfm.backbones.injection import adapter_parameters, file_name, put_adapter, take_out
+from emvfm.backbones.open_layers import is_opened
 from emvfm.errors import CorruptError, MissingError, UsageError
 from emvfm.workspace import Workspace, atomic_folder, read_json, write_bytes, write_json, write_text
 
-__all__ = ["find_adapter", "load_adapter", "save_adapter"]
+__all__ = ["find_adapter", "load_adapter", "read_adapter", "read_origin", "save_adapter"]
 
 _CONFIG = "adapter_config.json"
 _TENSORS = "adapter_model.safetensors"
@@ -67,10 +69,10 @@ def find_adapter(reference: str | Path, workspace: Workspace) -> Path:
 def save_adapter(backbone: Backbone, folder: Path, *, replace: bool = False) -> Path:
     """Write the adapter of `backbone` to `folder`, in one step.
 
-    Plain peft loads it onto the library's own model, once ``backbone.library.open_for_adapters`` has
-    made linear layers of what is none (open_clip's packed attention, separate biases of some Eva
-    models; nothing for DINOv2 and DINOv3). An adapter that began with PiSSA or OLoRA is written as a
-    plain one of twice the rank.
+    Plain peft loads it onto the library's own model, as its ``README.md`` says; where layers must be
+    opened first (open_clip's packed attention, separate biases of some Eva models; nothing for DINOv2
+    and DINOv3), the code for it is in the folder. An adapter that began with PiSSA or OLoRA is written
+    as a plain one of twice the rank.
 
     Raises
     ------
@@ -110,17 +112,9 @@ def save_adapter(backbone: Backbone, folder: Path, *, replace: bool = False) -> 
         )
         write_json(temporary / _CONFIG, config)
         write_json(temporary / "emvfm.json", own)
-        if backbone.spec.family == "dinov3":
-            write_text(temporary / "NOTICE", _notice(backbone))
+        for name, text in card(backbone.spec, own, opened=is_opened(backbone.module)).items():
+            write_text(temporary / name, text)
     return folder
-
-
-def _notice(backbone: Backbone) -> str:
-    return (
-        f"This adapter was trained on {backbone.spec.title} and is a derivative work of DINO Materials.\n"
-        f"Its use and distribution are subject to the {backbone.spec.licence}: {backbone.spec.licence_url}\n"
-        "Publications that use it acknowledge the use of DINO Materials.\n"
-    )
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -156,22 +150,53 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         raise CorruptError("not a configuration of an adapter", where=path, got=error) from None
 
 
-def _check_origin(backbone: Backbone, folder: Path) -> None:
+def read_origin(folder: Path) -> dict[str, Any] | None:
+    """Return the record of the backbone and weights that an adapter belongs to; None if peft wrote it.
+
+    Raises
+    ------
+    CorruptError
+        The record is damaged.
+    """
     path = folder / "emvfm.json"
-    if not path.is_file():  # written by plain peft: the tensors' names and shapes must do
-        return
+    if not path.is_file():
+        return None
     own = read_json(path)
-    if not isinstance(own, dict):
+    if not isinstance(own, dict) or not {"backbone", "weights"} <= set(own):
         raise CorruptError("not a record of an adapter", where=path)
+    return own
+
+
+def _check_origin(backbone: Backbone, folder: Path) -> None:
+    own = read_origin(folder)
+    if own is None:  # written by plain peft: the tensors' names and shapes must do
+        return
     for key, ours in (("backbone", backbone.spec.name), ("weights", backbone.weights_digest)):
-        if own.get(key) != ours:
+        if own[key] != ours:
             raise UsageError(
                 f"the adapter belongs to other {key if key == 'weights' else 'models'}",
                 where=folder,
                 got=f"{key} {ours}",
-                expected=own.get(key),
+                expected=own[key],
                 todo=f"load {own.get('label', 'the backbone it was trained on')} instead",
             )
+
+
+def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return settings (rank, alpha, dropout, rslora, dora) and float32 tensors of an adapter.
+
+    Raises
+    ------
+    MissingError
+        No adapter there.
+    UsageError
+        It is of another kind than LoRA on linear layers.
+    CorruptError
+        A file is damaged.
+    """
+    if not (folder / _CONFIG).is_file():
+        raise MissingError("no adapter here", where=folder, expected=f"{_CONFIG} and {_TENSORS}")
+    return _read_settings(folder), _read_tensors(folder / _TENSORS)
 
 
 def load_adapter(backbone: Backbone, folder: Path, *, trainable: bool = False) -> None:
@@ -197,11 +222,8 @@ def load_adapter(backbone: Backbone, folder: Path, *, trainable: bool = False) -
     EmvfmError
         The adapter is dead on this model.
     """
-    if not (folder / _CONFIG).is_file():
-        raise MissingError("no adapter here", where=folder, expected=f"{_CONFIG} and {_TENSORS}")
-    settings = _read_settings(folder)
+    settings, tensors = read_adapter(folder)
     _check_origin(backbone, folder)
-    tensors = _read_tensors(folder / _TENSORS)
     foreign = [name for name in tensors if ".lora_" not in name]
     targets = sorted({name.split(".lora_", 1)[0] for name in tensors if ".lora_" in name}, key=_natural)
     backbone.library.open_for_adapters(backbone.module)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-__all__ = ["SelfAttention", "open_layers"]
+__all__ = ["SelfAttention", "is_opened", "open_layers"]
 
 
 class SelfAttention(nn.Module):
@@ -90,3 +90,12 @@ def open_layers(model: nn.Module) -> nn.Module:
         if getattr(module, "qkv", None) is not None and getattr(module, "q_bias", None) is not None:
             _fold_biases(module)
     return model
+
+
+def is_opened(model: nn.Module) -> bool:
+    """Return whether `open_layers` found something to change in `model`."""
+    return any(
+        isinstance(module, SelfAttention)
+        or (getattr(module, "k_bias", None) is not None and getattr(module, "q_bias", None) is None)
+        for module in model.modules()
+    )
