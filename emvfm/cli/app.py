@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from emvfm import __version__
-from emvfm.cli import backbones, data, demo, doctor, domain, embed, evaluate, store, train
+from emvfm.cli import backbones, data, demo, doctor, domain, embed, evaluate, predict, store, train
 
 __all__ = ["app", "main"]
 
@@ -43,6 +43,7 @@ COMMANDS = (
     store,
     train,
     evaluate,
+    predict,
     domain,
     doctor,
 )  # in the order of the help page

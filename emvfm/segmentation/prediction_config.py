@@ -9,9 +9,10 @@ from annotated_types import Ge, Gt, Le
 
 from emvfm.config import FORBID_EXTRA, Doc
 
-__all__ = ["PredictConfig"]
+__all__ = ["WHAT", "PredictConfig"]
 
-What = Literal["probability", "mask", "instances"]
+#: What can be written of an image.
+WHAT = ("probability", "mask", "instances")
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class PredictConfig:
     __pydantic_config__ = FORBID_EXTRA
 
     what: Annotated[
-        tuple[What, ...],
+        tuple[str, ...],
         Doc("probability, mask (0 and 255) or instances (0, 1, 2 …); repeat it for several, in a folder."),
     ] = ("mask",)
     threshold: Annotated[

@@ -87,6 +87,11 @@ class Scratch:
         self.journal = self._resumed(key)
 
     @property
+    def missing(self) -> int:
+        """Bytes of values that are still to be written."""
+        return max(0, self._total - self._values.stat().st_size)
+
+    @property
     def _values(self) -> Path:
         return self.folder / "values.raw"
 
