@@ -19,6 +19,11 @@ SCHEME = st.sampled_from(SCHEMES)
 SEED = st.integers(0, 10**6)
 
 
+def _sampler(sizes: list[int], scheme: str, seed: int) -> Sampler:
+    shares = [[(i * 7 + source) % 5 / 10 for i in range(n)] for source, n in enumerate(sizes)]
+    return Sampler(sizes, scheme, seed, foreground=shares if scheme == "foreground" else None)
+
+
 @given(SIZES, SEED, st.integers(1, 7))
 def test_plain_visits_every_sample_once_per_epoch_whatever_the_batch(
     sizes: list[int], seed: int, batch: int
@@ -57,12 +62,12 @@ def test_balanced_repeats_no_sample_of_a_source_before_all_have_come(sizes: list
 def test_a_restored_sampler_continues_the_same_sequence(
     sizes: list[int], scheme: str, seed: int, steps: int, other: int
 ) -> None:
-    sampler = Sampler(sizes, scheme, seed)
+    sampler = _sampler(sizes, scheme, seed)
     for _ in range(steps):
         sampler.draw(1)
     state = json.loads(json.dumps(sampler.state(), allow_nan=False))
     want = sampler.draw(50)
-    resumed = Sampler(sizes, scheme, other)
+    resumed = _sampler(sizes, scheme, other)
     resumed.restore(state)
     assert resumed.draw(50) == want
     assert resumed.state() == sampler.state()
@@ -79,9 +84,9 @@ def test_a_state_is_a_copy() -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_seed_decides_the_sequence_and_the_batch_size_does_not(scheme: str) -> None:
-    drawn = [Sampler([20, 30], scheme, seed).draw(40) for seed in (0, 0, 1)]
+    drawn = [_sampler([20, 30], scheme, seed).draw(40) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
-    sampler = Sampler([20, 30], scheme, 0)
+    sampler = _sampler([20, 30], scheme, 0)
     assert [pair for size in (1, 9, 30) for pair in sampler.draw(size)] == drawn[0]
 
 
@@ -89,6 +94,48 @@ def test_plain_weighs_sources_by_size_and_first_draws_are_uniform() -> None:
     first = Counter(Sampler([1, 3], "plain", seed).draw(1)[0] for seed in range(2000))
     assert set(first) == {(0, 0), (1, 0), (1, 1), (1, 2)}
     assert all(abs(n - 500) < 100 for n in first.values())
+
+
+SHARES = st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=8), min_size=1, max_size=4)
+
+
+@given(SHARES, SEED)
+@settings(deadline=None)
+def test_by_foreground_every_deck_holds_each_sample_as_often_as_expected_to_within_one(
+    shares: list[list[float]], seed: int
+) -> None:
+    sampler = Sampler([len(source) for source in shares], "foreground", seed, foreground=shares)
+    flat = {(s, i): share for s, source in enumerate(shares) for i, share in enumerate(source)}
+    n, total = len(flat), sum(flat.values())
+    for _ in range(4):
+        deck = Counter(sampler.draw(sampler.epoch_length))
+        for sample, share in flat.items():
+            want = 0.1 + 0.9 * n * share / total if total > 0 else 1.0
+            assert abs(deck[sample] - want) < 1 + 1e-6
+
+
+def test_by_foreground_draws_follow_the_shares_on_average_and_leave_no_sample_out() -> None:
+    sampler = Sampler([2, 2], "foreground", 0, foreground=[[0.0, 0.1], [0.3, 0.0]])
+    seen = Counter(sampler.draw(4000))
+    want = {(0, 0): 100, (0, 1): 1000, (1, 0): 2800, (1, 1): 100}
+    assert all(abs(seen[sample] - count) < 50 for sample, count in want.items())
+
+
+def test_without_any_foreground_every_sample_comes_once_a_deck() -> None:
+    sampler = Sampler([3, 2], "foreground", 1, foreground=[[0, 0, 0], [0, 0]])
+    for _ in range(5):
+        assert sorted(sampler.draw(5)) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+
+
+def test_foreground_that_does_not_fit_is_refused_and_so_is_a_state_of_other_foreground() -> None:
+    for shares in (None, [[0.1]], [[0.1, 0.2], [0.3]], [[0.1, -0.2]], [[0.1, float("nan")]]):
+        with pytest.raises(UsageError, match="foreground"):
+            Sampler([2], "foreground", foreground=shares)
+    with pytest.raises(UsageError, match="not asked"):
+        Sampler([2], "plain", foreground=[[0.1, 0.2]])
+    sampler = Sampler([2], "foreground", foreground=[[0.1, 0.2]])
+    with pytest.raises(UsageError, match="expected"):
+        Sampler([2], "foreground", foreground=[[0.1, 0.3]]).restore(sampler.state())
 
 
 def test_epochs_are_shuffled_anew() -> None:
