@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -13,7 +14,16 @@ from hypothesis import strategies as st
 from torch.nn.functional import avg_pool2d
 
 from emvfm.errors import UsageError
-from emvfm.segmentation.augmentation import Dihedral, all_dihedral, photometric, random_dihedral
+from emvfm.segmentation.augmentation import (
+    Augmentation,
+    Dihedral,
+    all_dihedral,
+    augment,
+    margin_of,
+    photometric,
+    random_dihedral,
+)
+from emvfm.segmentation.losses import IGNORE
 
 ELEMENTS = list(all_dihedral())
 OFF = {"brightness": 0.0, "contrast": 0.0, "gamma": 0.0, "noise": 0.0, "blur": 0.0}
@@ -177,3 +187,121 @@ def test_normalised_integer_or_misshapen_images_and_odd_strengths_are_refused() 
         for value in (-0.1, 11.0):
             with pytest.raises(UsageError, match=name):
                 photometric(image, rng, **{name: value})
+
+
+NOTHING = Augmentation(
+    flips=False, warp=0, rotation=0, zoom=0, elastic=0, brightness=0, contrast=0, gamma=0, noise=0, blur=0
+)
+GEOMETRY = replace(NOTHING, flips=True, warp=1.0, rotation=30, zoom=0.3, elastic=6)
+
+
+def _disks(shape: tuple[int, int] = (150, 160)) -> np.ndarray:
+    y, x = np.indices(shape)
+    return (((y % 40 - 20) ** 2 + (x % 50 - 25) ** 2) < 150).astype(np.uint8)
+
+
+@given(seed=st.integers(0, 10**6), colour=st.booleans(), size=st.sampled_from([None, (20, 24), (31, 39)]))
+@settings(max_examples=20, deadline=None)
+def test_with_everything_off_the_crop_and_its_mask_stay_to_the_bit(
+    seed: int, colour: bool, size: tuple[int, int] | None
+) -> None:
+    image = _image(seed, (32, 40, 3) if colour else (32, 40))
+    target = np.random.default_rng(seed).integers(0, 256, (32, 40)).astype(np.uint8)
+    got, under = augment(image, target, NOTHING, np.random.default_rng(seed), size=size)
+    h, w = size or (32, 40)
+    top, left = (32 - h) // 2, (40 - w) // 2
+    assert np.array_equal(got, image[top : top + h, left : left + w])
+    assert np.array_equal(under, target[top : top + h, left : left + w])
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_image_and_mask_move_together(colour: bool) -> None:
+    mask = _disks()
+    image = mask.astype(np.float32) if not colour else mask[:, :, None].repeat(3, 2).astype(np.float32)
+    for seed in range(8):
+        got, under = augment(image, mask, GEOMETRY, np.random.default_rng(seed), size=(64, 64))
+        plane = got if not colour else got[..., 1]
+        known = under != IGNORE
+        assert known.mean() > 0.9
+        # Half a pixel of the outline may fall either way, nothing else.
+        sure = known & (np.abs(plane - 0.5) > 0.49)
+        assert sure.mean() > 0.6
+        assert np.array_equal(plane[sure] > 0.5, under[sure] == 1)
+
+
+def test_the_margin_keeps_every_pixel_of_the_crop_known() -> None:
+    size = (48, 40)
+    rows, columns = margin_of(size, GEOMETRY)
+    mask = _disks((size[0] + 2 * rows, size[1] + 2 * columns))
+    for seed in range(30):
+        _, under = augment(mask.astype(np.float32), mask, GEOMETRY, np.random.default_rng(seed), size=size)
+        assert IGNORE not in under
+        assert under.shape in {size, size[::-1]}
+    assert margin_of(size, replace(GEOMETRY, warp=0.0)) == (0, 0)
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_the_same_seed_gives_the_same_crop_no_new_label_and_leaves_the_input(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    image, target = _image(seed), rng.choice(np.array([0, 2, 7], np.uint8), size=(32, 40))
+    kept = image.copy(), target.copy()
+    (got, under), again = (
+        augment(image, target, Augmentation(warp=1.0), np.random.default_rng(seed)) for _ in range(2)
+    )
+    assert np.array_equal(got, again[0])
+    assert np.array_equal(under, again[1])
+    assert set(np.unique(under)) <= {0, 2, 7, IGNORE}
+    assert (got.dtype, under.dtype) == (np.float32, np.uint8)
+    assert got.shape == under.shape
+    assert 0 <= got.min() <= got.max() <= 1
+    assert got.flags["C_CONTIGUOUS"]
+    assert under.flags["C_CONTIGUOUS"]
+    assert np.array_equal(image, kept[0])
+    assert np.array_equal(target, kept[1])
+
+
+def test_strengths_decide_what_happens_not_what_is_drawn() -> None:
+    image, target = _image(), np.zeros((32, 40), np.uint8)
+    left = []
+    for strengths in (Augmentation(), NOTHING, GEOMETRY, replace(GEOMETRY, warp=0.0)):
+        rng = np.random.default_rng(5)
+        augment(image, target, strengths, rng)
+        left.append(rng.random())
+    assert len(set(left)) == 1
+
+
+def test_warps_come_as_often_as_their_chance_says() -> None:
+    image, target = _image(), np.zeros((32, 40), np.uint8)
+    strengths = replace(NOTHING, warp=0.3, rotation=20)
+    rng = np.random.default_rng(0)
+    changed = sum(not np.array_equal(augment(image, target, strengths, rng)[0], image) for _ in range(400))
+    assert changed == pytest.approx(120, abs=35)
+
+
+def test_flips_alone_are_the_eight_symmetries_of_both() -> None:
+    image, target = _image(shape=(24, 24)), np.random.default_rng(1).integers(0, 2, (24, 24)).astype(np.uint8)
+    want = {
+        (g(torch.tensor(image)).numpy().tobytes(), g(torch.tensor(target)).numpy().tobytes())
+        for g in ELEMENTS
+    }
+    rng, found = np.random.default_rng(0), set()
+    for _ in range(100):
+        got, under = augment(image, target, replace(NOTHING, flips=True), rng)
+        found.add((got.tobytes(), under.tobytes()))
+    assert found == want
+
+
+def test_masks_that_do_not_fit_are_refused() -> None:
+    rng, image, target = np.random.default_rng(0), _image(), np.zeros((32, 40), np.uint8)
+    with pytest.raises(UsageError, match="not the size"):
+        augment(image, target[:-1], NOTHING, rng)
+    with pytest.raises(UsageError, match="dtype"):
+        augment(image, target.astype(np.int64), NOTHING, rng)
+    for size in ((33, 40), (32, 41), (0, 4)):
+        with pytest.raises(UsageError, match="no such crop"):
+            augment(image, target, NOTHING, rng, size=size)
+    with pytest.raises(UsageError, match="before normalising"):
+        augment(image - 1, target, NOTHING, rng)
+    with pytest.raises(UsageError, match="warp"):
+        augment(image, target, replace(NOTHING, warp=1.5), rng)
