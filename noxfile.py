@@ -95,3 +95,10 @@ def domains(session: nox.Session) -> None:
     """Write docs/results-domains.md from real data (``nox -s domains -- --shared FOLDER``)."""
     prepare(session)
     run(session, "python", "-m", "benchmarks.domain_results", *session.posargs)
+
+
+@nox.session(default=False)
+def domain_speed(session: nox.Session) -> None:
+    """Write docs/performance-domains.md from benchmarks on this machine."""
+    prepare(session)
+    run(session, "python", "-m", "benchmarks.domain", *session.posargs)

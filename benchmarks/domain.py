@@ -1,7 +1,7 @@
 """How long distances between domains take, against the way their authors' code computes them.
 
 ``python -m benchmarks.domain`` needs nothing but emvfm: embeddings are correlated noise (speed does not depend on
-their values). Each function writes a section of a page and can be called from another page.
+their values). Each function writes a section of the page.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.document import Document
+from benchmarks.projections import streamed
 from benchmarks.timing import paired
 from emvfm.domain.frechet import frechet_distance, frechet_from_moments
 from emvfm.domain.moments import streamed_moments
 from emvfm.domain.results import compare_coverage, compare_discrepancies, compare_frechet
 
-COMMAND = "python -m benchmarks.domain"
+COMMAND = "nox -s domain_speed"
 IMAGE_TOKENS = 1369  # patches of an image of 518 px
 
 
@@ -138,18 +139,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.domain", description=__doc__)
     parser.add_argument("--patches", type=int, default=100_000, help="patch embeddings of either domain")
     parser.add_argument("--dimension", type=int, default=1024, help="dimensions of the patch embeddings")
-    parser.add_argument("--rounds", type=int, default=2, help="paired rounds of the patch embeddings")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of domain-speed.md")
+    parser.add_argument("--rounds", type=int, default=5, help="paired rounds of the patch embeddings")
+    parser.add_argument("--projected", type=int, default=1_000_000, help="patch embeddings of the PCA")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of performance-domains.md")
     given = parser.parse_args()
     page = Document(
-        "Speed of distances",
+        "Performance: domains",
         COMMAND,
-        "Candidates of a comparison take turns within one run. Embeddings are noise.",
+        "Candidates of a comparison take turns within one run. Embeddings are noise: time does not depend on their values.",
     )
     frechet_of_images(page, rounds=9)
     frechet_of_patches(page, given.patches, given.dimension, given.rounds)
+    streamed(page, given.projected, given.rounds)
     whole_comparisons(page)
-    page.write(given.out / "domain-speed.md")
+    page.write(given.out / "performance-domains.md")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """PCA of patch embeddings against merely reading them: time, memory, and agreement with the whole array's PCA.
 
-``python -m benchmarks.projections`` needs nothing but emvfm; ``--patches`` sets the size, 1 000 000 by default.
+A section of the page that ``python -m benchmarks.domain`` writes; needs nothing but emvfm.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -25,7 +24,6 @@ from emvfm.store.view import Embeddings
 from emvfm.studies.domains import Domain
 from emvfm.studies.projections import all_patches
 
-COMMAND = "python -m benchmarks.projections"
 GRID, WIDTH = (37, 37), 384
 IN_AN_IMAGE = GRID[0] * GRID[1]
 
@@ -133,19 +131,3 @@ def _peak(folder: Path, n: int) -> float:
         [sys.executable, "-c", _PEAK, str(folder), str(n)], check=True, capture_output=True, text=True
     )
     return float(json.loads(done.stdout))
-
-
-def main() -> None:
-    """Measure and write the page."""
-    parser = argparse.ArgumentParser(prog="benchmarks.projections", description=__doc__)
-    parser.add_argument("--patches", type=int, default=1_000_000, help="patch embeddings")
-    parser.add_argument("--rounds", type=int, default=5, help="paired rounds")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of projections.md")
-    given = parser.parse_args()
-    page = Document("Projections", COMMAND, "Candidates take turns within one run; tokens are noise.")
-    streamed(page, given.patches, given.rounds)
-    page.write(given.out / "projections.md")
-
-
-if __name__ == "__main__":
-    main()

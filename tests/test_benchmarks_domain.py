@@ -24,13 +24,14 @@ def test_both_ways_give_one_value(domain) -> None:
 
 
 def test_a_small_page_is_written(domain, tmp_path: Path, monkeypatch) -> None:
-    sizes = ["--patches", "4000", "--dimension", "16", "--rounds", "1", "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["domain", *sizes])
+    sizes = ["--patches", "4000", "--dimension", "16", "--rounds", "1"]
+    monkeypatch.setattr(sys, "argv", ["domain", *sizes, "--projected", "9000", "--out", str(tmp_path)])
     monkeypatch.setattr(domain, "whole_comparisons", lambda page: None)
     images = domain.frechet_of_images
     monkeypatch.setattr(domain, "frechet_of_images", lambda page, rounds: images(page, rounds=1))
     domain.main()
-    text = (tmp_path / "domain-speed.md").read_text()
-    assert "Written by `python -m benchmarks.domain`" in text
+    text = (tmp_path / "performance-domains.md").read_text()
+    assert "Written by `nox -s domain_speed`" in text
     assert text.count("times faster") == 2
     assert "peak for 4000 a domain" in text
+    assert "PCA over reading" in text
