@@ -39,7 +39,8 @@ def test_heads_say_whether_they_see_pixels_and_ignore_them_otherwise(name: str) 
 @pytest.mark.parametrize("size", [(37, 61), (48, 80), (5, 7)])
 def test_logits_at_reach_any_size(name: str, size: tuple[int, int]) -> None:
     head = build_head(name, 16).eval()
-    assert logits_at(head, torch.randn(1, 16, 3, 5), size).shape == (1, 2, *size)
+    pixels = torch.randn(1, 3, 48, 80) if head.sees_pixels else None
+    assert logits_at(head, torch.randn(1, 16, 3, 5), size, pixels).shape == (1, 2, *size)
 
 
 def test_logits_at_is_the_bilinear_interpolation_between_pixel_centres() -> None:
@@ -149,10 +150,11 @@ def test_every_parameter_gets_a_gradient_and_a_simple_mask_is_learnt(name: str) 
     tokens = torch.randn(2, 8, 4, 4)
     target = (tokens[:, 0] > 0).long().repeat_interleave(16, 1).repeat_interleave(16, 2)
     head = build_head(name, 8, width=16, dropout=0.0)
+    pixels = torch.randn(2, 3, 64, 64) if head.sees_pixels else None
     optimiser = torch.optim.Adam(head.parameters(), 1e-2)
     losses = []
     for _ in range(15):
-        loss = nn.functional.cross_entropy(logits_at(head, tokens, (64, 64)), target)
+        loss = nn.functional.cross_entropy(logits_at(head, tokens, (64, 64), pixels), target)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from emvfm.errors import UsageError
 from emvfm.segmentation.heads.blocks import HeadShape
 from emvfm.segmentation.heads.deconv import deconv
+from emvfm.segmentation.heads.detail import Detail
 from emvfm.segmentation.heads.dpt import DensePrediction
 from emvfm.segmentation.heads.fpn import FeaturePyramid
 from emvfm.segmentation.heads.linear import linear
@@ -24,6 +25,7 @@ BUILDERS: dict[str, Callable[[HeadShape], nn.Module]] = {
     "deconv-reference": deconv_reference,
     "dpt": DensePrediction,
     "fpn": FeaturePyramid,
+    "detail": Detail,
 }
 HEADS = tuple(BUILDERS)
 
@@ -49,6 +51,8 @@ def build_head(
         learnt doublings with batch normalisation and no dropout, kept for comparison with earlier results.
         ``dpt``: layers become levels of different resolution, refined and added from the coarsest up.
         ``fpn``: all layers make one map, whose doublings form a pyramid that is added from the top down.
+        ``detail``: convolutions over the pixels meet the tokens and lead back up to eight points a patch;
+        outlines come from the image, the decision from the tokens.
     channels
         Channels C of the input, `layers` times the width D of the backbone.
     layers

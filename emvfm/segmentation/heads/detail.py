@@ -1,0 +1,93 @@
+"""A head that sees the image beside the tokens: tokens say what is there, pixels say where it ends."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from emvfm.errors import UsageError
+from emvfm.segmentation.heads.blocks import HeadShape, grouped
+
+__all__ = ["Detail"]
+
+POINTS = 8
+NARROWEST = 8
+
+
+class Detail(nn.Module):
+    """Convolutions over the pixels that meet the tokens at their resolution and lead the way back up.
+
+    The detail capture of ViTMatte (Yao et al. 2023, arXiv:2305.15272) with an encoder that goes down to the
+    tokens. Pixels are resampled to eight points along a patch whatever its size, so that every level is a whole
+    number of doublings above the tokens: 4, 2 and 1 points a patch inside, 8 in the answer. On the way up, a
+    level is narrowed before it grows and added to the pixels' own map of that resolution.
+
+    Parameters
+    ----------
+    shape
+        `width` channels at the resolution of the tokens, two thirds and one third of it at the finer levels.
+    """
+
+    sees_pixels = True
+
+    def __init__(self, shape: HeadShape) -> None:
+        super().__init__()
+        self.patch = shape.patch
+        widths = [max(shape.width * share // 3, NARROWEST) for share in (1, 2)] + [shape.width]
+        fine, middle, coarse = widths
+        self.stem = nn.Sequential(*grouped(nn.Conv2d(3, fine, 6, stride=2, padding=2)))
+        self.encode = nn.ModuleList((_twice(fine, fine), _twice(fine, middle), _twice(middle, coarse)))
+        self.halve = nn.MaxPool2d(2)
+        self.project = nn.Sequential(
+            nn.Dropout2d(shape.dropout), *grouped(nn.Conv2d(shape.channels, coarse, 1))
+        )
+        self.merge = nn.Sequential(*_twice(2 * coarse, coarse), nn.Dropout2d(shape.dropout))
+        self.narrow = nn.ModuleList(
+            nn.Sequential(*grouped(nn.Conv2d(above, below, 1)))
+            for above, below in ((coarse, middle), (middle, fine))
+        )
+        self.decode = nn.ModuleList((_twice(middle, middle), _twice(fine, fine)))
+        self.classify = nn.Sequential(nn.Conv2d(fine, 4 * shape.classes, 1), nn.PixelShuffle(2))
+
+    def forward(self, tokens: Tensor, pixels: Tensor | None = None) -> Tensor:
+        """Return logits `(B, K, 8 h, 8 w)` of tokens `(B, L D, h, w)` and normalised pixels beside them.
+
+        Parameters
+        ----------
+        pixels
+            `(B, 3, h patch, w patch)` float32.
+
+        Raises
+        ------
+        UsageError
+            Without pixels, or with pixels of another place or size than the tokens.
+        """
+        batch, _, rows, columns = tokens.shape
+        expected = (batch, 3, rows * self.patch, columns * self.patch)
+        if pixels is None or tuple(pixels.shape) != expected:
+            found = "none" if pixels is None else tuple(pixels.shape)
+            raise UsageError("no pixels under the tokens", where="head detail", got=found, expected=expected)
+        points = (rows * POINTS, columns * POINTS)
+        if points != expected[2:]:
+            pixels = nn.functional.interpolate(
+                pixels, size=points, mode="bilinear", align_corners=False, antialias=True
+            )
+        level = self.encode[0](self.stem(pixels))
+        skips = []
+        for encode in list(self.encode)[1:]:
+            skips.append(level)
+            level = encode(self.halve(level))
+        level = self.merge(torch.cat((self.project(tokens), level), dim=1))
+        for narrow, decode, skip in zip(self.narrow, self.decode, reversed(skips), strict=True):
+            grown = nn.functional.interpolate(
+                narrow(level), scale_factor=2, mode="bilinear", align_corners=False
+            )
+            level = decode(grown + skip)
+        return self.classify(level)
+
+
+def _twice(inside: int, outside: int) -> nn.Sequential:
+    return nn.Sequential(
+        *grouped(nn.Conv2d(inside, outside, 3, padding=1)),
+        *grouped(nn.Conv2d(outside, outside, 3, padding=1)),
+    )
