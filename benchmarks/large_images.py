@@ -39,12 +39,13 @@ def write_section(path: Path, side: int) -> Dataset:
 
 
 _PEAK = """
-import resource, sys, json, time
+import sys, json, time
 from pathlib import Path
 from benchmarks.large_images import write_section
 from emvfm.backbones.loading import load_backbone
 from emvfm.extraction.config import EmbedConfig
 from emvfm.extraction.pipeline import embed_dataset
+from emvfm.provenance import peak_memory_mib
 from emvfm.workspace import Workspace
 folder, side = Path(sys.argv[1]), int(sys.argv[2])
 workspace = Workspace(folder / "workspace")
@@ -55,7 +56,7 @@ start = time.perf_counter()
 found = embed_dataset(dataset, backbone, options, workspace)
 seconds = time.perf_counter() - start
 h, w = found.grid(0)
-print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, seconds, h * w,
+print(json.dumps([peak_memory_mib(), seconds, h * w,
                   h * w * len(found.layers) * found.width * 4 / 2**20]))
 """
 

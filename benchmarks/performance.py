@@ -142,12 +142,13 @@ def reading(page: Document, n: int, rounds: int) -> None:
 
 
 _PEAK = """
-import resource, sys, json
+import sys, json
 from pathlib import Path
 from benchmarks.performance import write_images
 from emvfm.backbones.loading import load_backbone
 from emvfm.backbones.options import BackboneOptions
 from emvfm.extraction.pipeline import embed_dataset
+from emvfm.provenance import peak_memory_mib
 from emvfm.workspace import Workspace
 folder, n = Path(sys.argv[1]), int(sys.argv[2])
 (folder / "images").mkdir(parents=True)
@@ -155,7 +156,7 @@ workspace = Workspace(folder / "workspace")
 dataset = write_images(folder / "images", n, 224)
 options = BackboneOptions(backbone="timm:test_vit", untrained=True)
 embed_dataset(dataset, load_backbone(options, workspace), options, workspace)
-print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+print(json.dumps(peak_memory_mib()))
 """
 
 

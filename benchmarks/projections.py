@@ -115,14 +115,15 @@ def _agreement(rows: np.ndarray, variances: np.ndarray) -> float:
 
 
 _PEAK = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 from benchmarks.projections import reopened
 from emvfm.domain.moments import streamed_moments
 from emvfm.domain.pca import principal_components
+from emvfm.provenance import peak_memory_mib
 from emvfm.studies.projections import all_patches
 principal_components(streamed_moments(all_patches(reopened(Path(sys.argv[1]), int(sys.argv[2])), 0, l2=False)), 50)
-print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+print(json.dumps(peak_memory_mib()))
 """
 
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-__all__ = ["canonical_json", "digest", "environment", "sha256_file"]
+__all__ = ["canonical_json", "digest", "environment", "peak_memory_mib", "sha256_file"]
 
 _PACKAGES = ("emvfm", "torch", "timm", "open_clip_torch", "peft", "zarr", "numpy", "scipy", "scikit-learn")
 
@@ -59,6 +59,18 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def peak_memory_mib() -> float | None:
+    """Return the most resident memory in MiB that this process had so far; None where there is no ``/proc``.
+
+    Not from ``getrusage``: on Linux a process starts there with the peak of the one that started it.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), None)
 
 
 def environment(packages: Iterable[str] = _PACKAGES) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emvfm.provenance import canonical_json, digest, environment, sha256_file
+from emvfm.provenance import canonical_json, digest, environment, peak_memory_mib, sha256_file
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -51,3 +51,21 @@ def test_environment_names_versions_without_importing_torch() -> None:
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
     assert environment()["packages"]["numpy"] == np.__version__
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs /proc")
+def test_peak_memory_is_that_of_the_process_itself_not_of_the_one_that_started_it() -> None:
+    held = np.ones(60_000_000, np.uint8)
+    code = (
+        "from emvfm.provenance import peak_memory_mib\n"
+        "before = peak_memory_mib()\n"
+        "grown = bytearray(b'x') * 80_000_000\n"
+        "print(before, peak_memory_mib())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    before, after = map(float, done.stdout.split())
+    own = peak_memory_mib()
+    assert own is not None
+    assert own > held.nbytes / 2**20
+    assert before < own
+    assert 70 < after - before < 90
