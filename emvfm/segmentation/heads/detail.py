@@ -19,8 +19,8 @@ class Detail(nn.Module):
 
     The detail capture of ViTMatte (Yao et al. 2023, arXiv:2305.15272) with an encoder that goes down to the
     tokens. Pixels are resampled to eight points along a patch whatever its size, so that every level is a whole
-    number of doublings above the tokens: 4, 2 and 1 points a patch inside, 8 in the answer. On the way up, a
-    level is narrowed before it grows and added to the pixels' own map of that resolution.
+    number of doublings above the tokens: 4, 2 and 1 points a patch inside, 8 in the answer. On the way up, each
+    level is put beside the pixels' own map of that resolution, as in a U-Net.
 
     Parameters
     ----------
@@ -42,11 +42,7 @@ class Detail(nn.Module):
             nn.Dropout2d(shape.dropout), *grouped(nn.Conv2d(shape.channels, coarse, 1))
         )
         self.merge = nn.Sequential(*_twice(2 * coarse, coarse), nn.Dropout2d(shape.dropout))
-        self.narrow = nn.ModuleList(
-            nn.Sequential(*grouped(nn.Conv2d(above, below, 1)))
-            for above, below in ((coarse, middle), (middle, fine))
-        )
-        self.decode = nn.ModuleList((_twice(middle, middle), _twice(fine, fine)))
+        self.decode = nn.ModuleList((_twice(coarse + middle, middle), _twice(middle + fine, fine)))
         self.classify = nn.Sequential(nn.Conv2d(fine, 4 * shape.classes, 1), nn.PixelShuffle(2))
 
     def forward(self, tokens: Tensor, pixels: Tensor | None = None) -> Tensor:
@@ -78,11 +74,9 @@ class Detail(nn.Module):
             skips.append(level)
             level = encode(self.halve(level))
         level = self.merge(torch.cat((self.project(tokens), level), dim=1))
-        for narrow, decode, skip in zip(self.narrow, self.decode, reversed(skips), strict=True):
-            grown = nn.functional.interpolate(
-                narrow(level), scale_factor=2, mode="bilinear", align_corners=False
-            )
-            level = decode(grown + skip)
+        for decode, skip in zip(self.decode, reversed(skips), strict=True):
+            grown = nn.functional.interpolate(level, scale_factor=2, mode="bilinear", align_corners=False)
+            level = decode(torch.cat((grown, skip), dim=1))
         return self.classify(level)
 
 
