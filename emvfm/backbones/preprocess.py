@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,10 @@ from emvfm.errors import CorruptError, UsageError
 
 if TYPE_CHECKING:
     from emvfm.backbones.options import BackboneOptions
-    from emvfm.backbones.registry import BackboneSpec
 
 __all__ = [
     "Floats",
+    "InputSpec",
     "Prepared",
     "Preprocess",
     "at_pixel_size",
@@ -236,6 +236,19 @@ def pad_to(planes: Floats, size: tuple[int, ...]) -> Floats:
     )
 
 
+class InputSpec(Protocol):
+    """What a network asks of its input: whole patches, and channels of this mean and deviation."""
+
+    @property
+    def patch(self) -> int: ...
+
+    @property
+    def mean(self) -> tuple[float, float, float]: ...
+
+    @property
+    def std(self) -> tuple[float, float, float]: ...
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """How images become input of one backbone; equal values, equal pixels."""
@@ -249,7 +262,7 @@ class Preprocess:
     overlap: int = 0
 
     @classmethod
-    def for_backbone(cls, spec: BackboneSpec, options: BackboneOptions, view: View = PLAIN) -> Preprocess:
+    def for_backbone(cls, spec: InputSpec, options: BackboneOptions, view: View = PLAIN) -> Preprocess:
         """Return the preprocessing of `spec` with the input size and tiles of `options`.
 
         Raises

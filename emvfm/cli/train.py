@@ -22,9 +22,10 @@ def register(app: typer.Typer) -> None:
         """Train a segmentation head; resumes by itself, and never trains the same thing twice."""
         from rich.markup import escape
 
+        from emvfm.report.training_figures import learning_curve
         from emvfm.segmentation.training import train as train_run
 
-        run = train_run(config, call.workspace, force=force, console=call.console)
+        run = train_run(config, call.workspace, force=force, draw=learning_curve, console=call.console)
         metrics, facts = run.metrics["train"], run.provenance
         if metrics["val_slices"]:
             judged = (

@@ -1,31 +1,57 @@
-"""Where training batches come from: cached tokens for a frozen backbone, image crops for an adapted one."""
+"""Where training batches come from: cached tokens for a frozen backbone, image crops for any other network."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from emvfm.backbones.backbone import Backbone
 from emvfm.backbones.preprocess import Preprocess, at_pixel_size
 from emvfm.backbones.views import PLAIN, View
 from emvfm.datasets.images import read_image
 from emvfm.datasets.manifest import Dataset, Sample
 from emvfm.datasets.masks import read_mask
 from emvfm.errors import MissingError, UsageError
-from emvfm.segmentation.augmentation import photometric, random_dihedral
+from emvfm.segmentation.augmentation import Augmentation, Dihedral, augment, margin_of, random_dihedral
 from emvfm.segmentation.geometry import as_map, target_of
+from emvfm.segmentation.losses import IGNORE
 from emvfm.store.view import Embeddings
 
-__all__ = ["Batches", "ImageCrops", "TokenCrops"]
+__all__ = ["Batch", "Batches", "Cropping", "ImageCrops", "TokenCrops"]
 
 #: Tokens of the training slices are kept in memory up to this; beyond it they are read at each step.
 _MOST_BYTES = 8 * 2**30
 
 Pick = tuple[int, int]
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops of one size, in main memory.
+
+    Attributes
+    ----------
+    targets
+        ``(B, H, W)`` int64: class of each pixel, or `losses.IGNORE`.
+    tokens
+        ``(B, C, h, w)`` float32, layers side by side; None where the backbone is still to run.
+    pixels
+        ``(B, 3, H, W)`` float32, normalised; None where nothing sees them.
+    """
+
+    targets: Tensor
+    tokens: Tensor | None = None
+    pixels: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Return the number of crops."""
+        return len(self.targets)
 
 
 class Batches(Protocol):
@@ -33,9 +59,72 @@ class Batches(Protocol):
 
     n_per_source: list[int]
 
-    def batch(self, picks: Sequence[Pick], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Return tokens ``(B, C, h, w)`` float32 and targets ``(B, h p, w p)`` int64 of (source, index) picks."""
+    def batch(self, picks: Sequence[Pick], rng: np.random.Generator) -> Batch:
+        """Return the crops of (source, index) picks."""
         ...
+
+    def foreground(self) -> list[list[float]]:
+        """Return the share of foreground of every slice of every source."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cropping:
+    """How crops are laid over an image and varied.
+
+    Attributes
+    ----------
+    side
+        In pixels of the model's input, smaller where an image is smaller; 0: as much as all images have, which
+        need not be square.
+    foreground
+        Chance that a crop is laid around a pixel of foreground.
+    varied
+        How crops are flipped, warped and changed in grey level; tokens can only be flipped and turned.
+    """
+
+    side: int = 448
+    foreground: float = 0.0
+    varied: Augmentation = field(default_factory=Augmentation)
+
+    def size(self, patch: int, grids: Sequence[Size]) -> Size:
+        """Return the rows and columns of a crop in patches.
+
+        Raises
+        ------
+        UsageError
+            `side` holds no patch.
+        """
+        height, width = (min(grid[k] for grid in grids) for k in (0, 1))
+        if self.side == 0:
+            return height, width
+        if self.side < patch:
+            raise UsageError(
+                "crop smaller than a patch", where="--crop", got=self.side, expected=f"at least {patch}"
+            )
+        square = min(self.side // patch, height, width)
+        return square, square
+
+    def corner(self, rng: np.random.Generator, target: NDArray[np.uint8], size: Size, patch: int) -> Size:
+        """Draw the first row and column of a crop of `size` patches over a target ``(h p, w p)``."""
+        room = [n // patch - side for n, side in zip(target.shape, size, strict=True)]
+        low, high = [0, 0], room
+        if self.foreground and rng.random() < self.foreground:
+            places = np.flatnonzero(target == 1)
+            if len(places):
+                place = int(places[rng.integers(len(places))])
+                cell = [n // patch for n in divmod(place, target.shape[1])]
+                low = [max(0, c - side + 1) for c, side in zip(cell, size, strict=True)]
+                high = [min(c, most) for c, most in zip(cell, room, strict=True)]
+        first, second = (int(rng.integers(a, b + 1)) for a, b in zip(low, high, strict=True))
+        return first, second
+
+    def turn(self, rng: np.random.Generator, size: Size) -> Dihedral:
+        """Draw a symmetry that keeps the shape of a crop."""
+        if not self.varied.flips:
+            return Dihedral()
+        drawn = random_dihedral(rng)
+        return drawn if size[0] == size[1] else Dihedral(drawn.k // 2 * 2, drawn.flip)
 
 
 def _mask(dataset: Dataset, sample: Sample) -> np.ndarray:
@@ -45,21 +134,28 @@ def _mask(dataset: Dataset, sample: Sample) -> np.ndarray:
     return read_mask(path)
 
 
-def _corner(rng: np.random.Generator, grid: tuple[int, int], side: int) -> tuple[int, int]:
-    return int(rng.integers(grid[0] - side + 1)), int(rng.integers(grid[1] - side + 1))
+class _GreyLevels:
+    """Images at the size of the model's input, as grey levels in [0, 1], and back to normalised pixels."""
 
+    def __init__(self, preprocess: Preprocess) -> None:
+        self.preprocess = preprocess
+        self._mean = torch.tensor(preprocess.mean)[:, None, None]
+        self._std = torch.tensor(preprocess.std)[:, None, None]
 
-def crop_side(crop: int, patch: int, grids: Sequence[tuple[int, ...]]) -> int:
-    """Return the side of a crop in patches: `crop` pixels, or as much as the smallest image has.
+    def read(self, dataset: Dataset, sample: Sample, view: View = PLAIN) -> tuple[NDArray[np.float32], Size]:
+        """Return ``(H, W)`` or ``(H, W, 3)`` float32 in [0, 1], and the rows and columns of patches."""
+        preprocess = replace(self.preprocess.at(sample.pixel_size_nm), view=view)
+        prepared = preprocess.prepare(read_image(dataset.image_path(sample)))
+        channels = torch.from_numpy(prepared.pixels) * self._std + self._mean
+        grey = channels.clamp_(0, 1).movedim(0, -1).numpy()
+        if np.array_equal(grey[..., 0], grey[..., 1]) or np.ptp(grey, axis=-1).max() < 1e-4:
+            grey = grey[..., 0]
+        return np.ascontiguousarray(grey), prepared.grid
 
-    Raises
-    ------
-    UsageError
-        `crop` holds no patch.
-    """
-    if crop < patch:
-        raise UsageError("crop smaller than a patch", where="--crop", got=crop, expected=f"at least {patch}")
-    return min(crop // patch, *(min(grid) for grid in grids))
+    def normalised(self, grey: np.ndarray) -> Tensor:
+        """Return ``(3, H, W)`` float32."""
+        planes = torch.from_numpy(grey if grey.ndim == 3 else grey[..., None]).movedim(-1, 0)
+        return (planes - self._mean) / self._std
 
 
 class TokenCrops:
@@ -73,96 +169,133 @@ class TokenCrops:
     ----------
     sources
         For each dataset its embeddings in every view, in the order of `views`.
-    crop
-        Side in pixels of the model's input; smaller where an image is smaller.
+    cropping
+        Where crops lie; their grey levels stay as they are, for the tokens are those of the image as it is.
     views
         How the embeddings show their images.
+    preprocess
+        Of the plain view, where the head sees the pixels of a crop beside its tokens.
     """
 
     def __init__(
-        self, sources: Sequence[Sequence[Embeddings]], crop: int, views: Sequence[View] = (PLAIN,)
+        self,
+        sources: Sequence[Sequence[Embeddings]],
+        cropping: Cropping,
+        views: Sequence[View] = (PLAIN,),
+        preprocess: Preprocess | None = None,
     ) -> None:
         self.sources, self.views = [list(source) for source in sources], tuple(views)
+        self.cropping = cropping
         plain = self.sources[0][0]
         self.n_per_source = [len(source[0]) for source in sources]
         self.patch = plain.patch
         grids = [shown.grid(i) for source in sources for shown in source for i in range(len(shown))]
-        self.side = crop_side(crop, self.patch, grids)
+        self.size = cropping.size(self.patch, grids)
+        self._grey = None if preprocess is None else _GreyLevels(preprocess)
         item = 2 if plain.store.identity.dtype == "float16" else 4
-        total = sum(h * w for h, w in grids) * len(plain.layers) * plain.width * item
-        self._tokens: dict[tuple[int, int, int], np.ndarray] | None = {} if total <= _MOST_BYTES else None
-        self._targets: dict[tuple[int, int, int], np.ndarray] = {}
+        each = len(plain.layers) * plain.width * item + (4 * self.patch**2 if self._grey else 0)
+        total = sum(h * w for h, w in grids) * each
+        self._kept: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray | None]] | None = (
+            {} if total <= _MOST_BYTES else None
+        )
+        self._targets: dict[tuple[int, int, int], NDArray[np.uint8]] = {}
 
-    def _load(self, source: int, i: int, view: int) -> tuple[np.ndarray, np.ndarray]:
+    def _target(self, source: int, i: int, view: int) -> NDArray[np.uint8]:
         key, shown = (source, i, view), self.sources[source][view]
         if key not in self._targets:
             mask = self.views[view](_mask(shown.dataset, shown.samples[i]))
             size = at_pixel_size(shown.input_size, shown.samples[i].pixel_size_nm)
             self._targets[key] = target_of(mask, shown.grid(i), self.patch, size)
-        if self._tokens is None:
-            return shown.patches(i), self._targets[key]
-        if key not in self._tokens:
-            self._tokens[key] = shown.patches(i)
-        return self._tokens[key], self._targets[key]
+        return self._targets[key]
 
-    def batch(self, picks: Sequence[Pick], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        tokens, targets = [], []
+    def _load(self, source: int, i: int, view: int) -> tuple[np.ndarray, np.ndarray | None]:
+        key, shown = (source, i, view), self.sources[source][view]
+        if self._kept is not None and key in self._kept:
+            return self._kept[key]
+        grey = None
+        if self._grey is not None:
+            grey, _ = self._grey.read(shown.dataset, shown.samples[i], self.views[view])
+        loaded = (shown.patches(i), grey)
+        if self._kept is not None:
+            self._kept[key] = loaded
+        return loaded
+
+    def batch(self, picks: Sequence[Pick], rng: np.random.Generator) -> Batch:
+        """Return crops of tokens, of their targets, and of pixels if the head sees them."""
+        tokens, targets, pixels = [], [], []
+        p, (rows, columns) = self.patch, self.size
         for source, i in picks:
-            patches, target = self._load(source, i, int(rng.integers(len(self.views))))
-            y, x = _corner(rng, patches.shape[1:3], self.side)  # type: ignore[arg-type]
-            inside = as_map(patches[:, y : y + self.side, x : x + self.side])
-            p, s = self.patch, self.side
-            under = target[y * p : (y + s) * p, x * p : (x + s) * p]
-            turn = random_dihedral(rng)
+            view = int(rng.integers(len(self.views)))
+            target = self._target(source, i, view)
+            patches, grey = self._load(source, i, view)
+            y, x = self.cropping.corner(rng, target, self.size, p)
+            under = slice(y * p, (y + rows) * p), slice(x * p, (x + columns) * p)
+            turn = self.cropping.turn(rng, self.size)
+            inside = as_map(patches[:, y : y + rows, x : x + columns])
             tokens.append(turn(torch.from_numpy(inside)))
-            targets.append(turn(torch.from_numpy(under.astype(np.int64))))
-        return torch.stack(tokens), torch.stack(targets)
+            targets.append(turn(torch.from_numpy(target[under].astype(np.int64))))
+            if grey is not None and self._grey is not None:
+                pixels.append(turn(self._grey.normalised(grey[under])))
+        return Batch(torch.stack(targets), torch.stack(tokens), torch.stack(pixels) if pixels else None)
+
+    def foreground(self) -> list[list[float]]:
+        """Return the share of foreground of every slice, as the plain view shows it."""
+        return [
+            [float((self._target(source, i, 0) == 1).mean()) for i in range(n)]
+            for source, n in enumerate(self.n_per_source)
+        ]
 
 
 class ImageCrops:
-    """Crops of the images through the backbone, with gradients: flipped, turned, and varied in grey level."""
+    """Crops of the images for a network that runs in the loop: flipped, turned, warped, and varied in grey level."""
 
-    def __init__(
-        self,
-        datasets: Sequence[Dataset],
-        backbone: Backbone,
-        layers: Sequence[int],
-        preprocess: Preprocess,
-        crop: int,
-    ) -> None:
-        self.backbone, self.layers, self.preprocess = backbone, tuple(layers), preprocess
+    def __init__(self, datasets: Sequence[Dataset], preprocess: Preprocess, cropping: Cropping) -> None:
+        self.cropping, self.patch = cropping, preprocess.patch
+        self._grey = _GreyLevels(preprocess)
         self.n_per_source = [len(dataset) for dataset in datasets]
-        self._mean = torch.tensor(preprocess.mean)[:, None, None]
-        self._std = torch.tensor(preprocess.std)[:, None, None]
-        self._items: list[list[tuple[np.ndarray, np.ndarray]]] = [
-            [self._read(dataset, sample) for sample in dataset.samples] for dataset in datasets
+        self._items = [[self._read(dataset, sample) for sample in dataset.samples] for dataset in datasets]
+        grids = [
+            (t.shape[0] // self.patch, t.shape[1] // self.patch) for items in self._items for _, t in items
         ]
-        grids = [tuple(s // preprocess.patch for s in t.shape) for items in self._items for _, t in items]
-        self.side = crop_side(crop, preprocess.patch, grids)
+        self.size = cropping.size(self.patch, grids)
 
-    def _read(self, dataset: Dataset, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-        """Return grey levels ``(H, W)`` or ``(H, W, 3)`` float32 in [0, 1] at input size, and the target."""
-        preprocess = self.preprocess.at(sample.pixel_size_nm)
-        prepared = preprocess.prepare(read_image(dataset.image_path(sample)))
-        channels = torch.from_numpy(prepared.pixels) * self._std + self._mean
-        grey = channels.clamp_(0, 1).movedim(0, -1).numpy()
-        if np.array_equal(grey[..., 0], grey[..., 1]) or np.ptp(grey, axis=-1).max() < 1e-4:
-            grey = grey[..., 0]
-        p, size = preprocess.patch, preprocess.input_size
-        return np.ascontiguousarray(grey), target_of(_mask(dataset, sample), prepared.grid, p, size)
+    def _read(self, dataset: Dataset, sample: Sample) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        grey, grid = self._grey.read(dataset, sample)
+        size = self._grey.preprocess.at(sample.pixel_size_nm).input_size
+        return grey, target_of(_mask(dataset, sample), grid, self.patch, size)
 
-    def batch(self, picks: Sequence[Pick], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        images, targets = [], []
-        side = self.side * self.preprocess.patch
+    def batch(self, picks: Sequence[Pick], rng: np.random.Generator) -> Batch:
+        """Return crops of pixels and of their targets."""
+        pixels, targets = [], []
+        size = (self.size[0] * self.patch, self.size[1] * self.patch)
+        margin = margin_of(size, self.cropping.varied)
         for source, i in picks:
             grey, target = self._items[source][i]
-            y, x = _corner(rng, target.shape, side)  # type: ignore[arg-type]
-            varied = photometric(grey[y : y + side, x : x + side], rng)
-            planes = torch.from_numpy(varied if varied.ndim == 3 else varied[..., None]).movedim(-1, 0)
-            turn = random_dihedral(rng)
-            images.append(turn((planes - self._mean) / self._std))
-            targets.append(turn(torch.from_numpy(target[y : y + side, x : x + side].astype(np.int64))))
-        tokens = self.backbone.tokens(torch.stack(images), self.layers).patches
-        b, n_layers, h, w, width = tokens.shape
-        maps = tokens.permute(0, 1, 4, 2, 3).reshape(b, n_layers * width, h, w)
-        return maps, torch.stack(targets)
+            y, x = self.cropping.corner(rng, target, self.size, self.patch)
+            around = _around(grey, target, (y * self.patch, x * self.patch), size, margin)
+            varied, under = augment(*around, self.cropping.varied, rng, size=size)
+            if varied.shape[:2] != size:  # a quarter turn of a crop that is not square: turn on
+                varied, under = np.rot90(varied).copy(), np.rot90(under).copy()
+            pixels.append(self._grey.normalised(varied))
+            targets.append(torch.from_numpy(under.astype(np.int64)))
+        return Batch(torch.stack(targets), pixels=torch.stack(pixels))
+
+    def foreground(self) -> list[list[float]]:
+        """Return the share of foreground of every slice."""
+        return [[float((target == 1).mean()) for _, target in items] for items in self._items]
+
+
+def _around(
+    grey: np.ndarray, target: NDArray[np.uint8], corner: Size, size: Size, margin: Size
+) -> tuple[np.ndarray, NDArray[np.uint8]]:
+    """Return a crop with a margin on each side; beyond the image there is its mirror, and no label."""
+    parts, missing = [], []
+    for first, side, more, whole in zip(corner, size, margin, target.shape, strict=True):
+        low, high = max(0, first - more), min(whole, first + side + more)
+        parts.append(slice(low, high))
+        missing.append((low - (first - more), first + side + more - high))
+    inside, under = grey[tuple(parts)], target[tuple(parts)]
+    if not any(map(any, missing)):
+        return inside, under
+    deep = [*missing, (0, 0)][: grey.ndim]
+    return np.pad(inside, deep, mode="symmetric"), np.pad(under, missing, constant_values=IGNORE)

@@ -11,14 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from emvfm.backbones.backbone import Backbone
 from emvfm.backbones.loading import load_backbone
 from emvfm.backbones.preprocess import Preprocess
+from emvfm.backbones.weights import file_digest
 from emvfm.datasets.manifest import Dataset
 from emvfm.errors import CorruptError, MissingError, UsageError
 from emvfm.extraction.pipeline import embed_dataset
 from emvfm.segmentation.config import TrainConfig
+from emvfm.segmentation.fusion import fuse
 from emvfm.segmentation.geometry import at_native
-from emvfm.segmentation.model import SegmentationModel, build_model, preprocess_of
+from emvfm.segmentation.model import SegmentationModel, build_model, open_backbone, preprocess_of
 from emvfm.segmentation.runs import RunFolder
 from emvfm.segmentation.slices import Slices
 from emvfm.workspace import Workspace
@@ -30,7 +33,7 @@ __all__ = ["Segmenter", "load_head", "load_run"]
 
 
 def load_head(head: nn.Module, path: Path) -> nn.Module:
-    """Fill `head` from a safetensors file, strictly.
+    """Fill a trained part of a model from a safetensors file, strictly.
 
     Raises
     ------
@@ -96,8 +99,9 @@ class Segmenter:
 
     def slices(self, dataset: Dataset, workspace: Workspace, console: Console | None = None) -> Slices:
         """Return the slices of `dataset` with the model's answers; tokens go through the store."""
-        assert self.model.backbone is not None
-        embeddings = embed_dataset(dataset, self.model.backbone, self.config, workspace, console=console)
+        embeddings = None
+        if self.model.backbone is not None:
+            embeddings = embed_dataset(dataset, self.model.backbone, self.config, workspace, console=console)
         return Slices(self.model, self.preprocess, dataset, dataset.samples, embeddings)
 
     def predict(self, image: np.ndarray, pixel_size_nm: float | None = None) -> NDArray[np.float32]:
@@ -125,19 +129,40 @@ def load_run(folder: Path, workspace: Workspace) -> Segmenter:
         raise UsageError(
             "the run is not finished", where=folder, todo="repeat its `emvfm train` command to resume it"
         )
+    config, backbone = _backbone_of(run, workspace)
+    with torch.random.fork_rng(devices=[]):  # building draws random numbers that the file then replaces
+        model = build_model(config, backbone)
+    load_head(model.head, run.checkpoints / "best.safetensors").to(model.device)
+    model.train(False)
+    adaptation, last = run.provenance["adaptation"], f", {config.head} head" if backbone else ""
+    name = model.label if backbone is None else f"{run.provenance['backbone']}, {adaptation}"
+    return Segmenter(run, config, model, name + last, run.metrics.get("train", {}).get("threshold", 0.5))
+
+
+def _backbone_of(run: RunFolder, workspace: Workspace) -> tuple[TrainConfig, Backbone | None]:
+    """Return the options with which the run's backbone is opened, and the backbone with what was trained of it."""
     config = run.config
+    if config.full:
+        return config, _tuned(run, config, workspace)
     if config.lora:
         config = replace(config, adapter=str(run.checkpoints / "adapter"))
-    backbone = load_backbone(config, workspace)
-    if backbone.weights_digest != run.provenance["weights"]:
+    backbone = open_backbone(config, workspace)
+    if backbone is not None and backbone.weights_digest != run.provenance["weights"]:
         raise UsageError(
             "the backbone's weights are not those of the run",
-            where=folder,
+            where=run.path,
             got=backbone.weights_digest[:16],
             expected=run.provenance["weights"][:16],
         )
-    model = build_model(config, backbone, backbone.choose_layers(config.layers))
-    load_head(model.head, run.checkpoints / "best.safetensors").to(model.device)
-    model.train(False)
-    label = f"{backbone.label}, {run.provenance['adaptation']}, {config.head} head"
-    return Segmenter(run, config, model, label, run.metrics.get("train", {}).get("threshold", 0.5))
+    return config, backbone
+
+
+def _tuned(run: RunFolder, config: TrainConfig, workspace: Workspace) -> Backbone:
+    """Return the backbone with the weights that the run gave it; those it began with need not be there."""
+    path = run.checkpoints / "backbone.safetensors"
+    bare = replace(config, untrained=True, weights=None, fuse="none")
+    backbone = load_backbone(bare, workspace)
+    load_head(backbone.module, path)
+    backbone.weights_digest = file_digest(path)
+    backbone.label = f"{run.provenance['backbone']}, {run.provenance['adaptation']}"
+    return fuse(backbone, config.fuse)

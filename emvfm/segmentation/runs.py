@@ -7,9 +7,12 @@
       provenance.json   software, machine, digests of data and weights
       status.json       running | finished
       history.jsonl     one line a validation
+      steps.csv         one line a step
       metrics.json      {"train": …, "eval": {test set: …}}
-      checkpoints/      best.safetensors (head), adapter/ (LoRA), state.pt while unfinished
+      checkpoints/      best.safetensors (head or U-Net), adapter/ (LoRA), backbone.safetensors (--full),
+                        state.pt while unfinished
       figures/
+      tensorboard/      if asked for
 """
 
 from __future__ import annotations
@@ -17,22 +20,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emvfm.backbones.options import LoraOptions
 from emvfm.config import dump_yaml, read_yaml, to_dict
 from emvfm.datasets.manifest import Dataset
 from emvfm.errors import CorruptError, UsageError
 from emvfm.provenance import digest, environment
 from emvfm.segmentation.config import TrainConfig
+from emvfm.segmentation.recipe import adaptation_of, unused
 from emvfm.workspace import Workspace, atomic_folder, read_json, write_json, write_text
 
 __all__ = ["RunFolder", "ensure_run", "run_identity"]
 
 #: Options that can't change the result.
-_IRRELEVANT = ("device", "data", "weights")
+_IRRELEVANT = ("device", "data", "weights", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,10 @@ class RunFolder:
         """Replace one section of ``metrics.json``."""
         write_json(self.path / "metrics.json", {**self.metrics, section: dict(values)})
 
+    @property
+    def steps_path(self) -> Path:
+        return self.path / "steps.csv"
+
     def set_state(self, state: str) -> None:
         write_json(self.path / "status.json", {"state": state})
 
@@ -88,10 +95,8 @@ class RunFolder:
 
 def run_identity(config: TrainConfig, datasets: Sequence[Dataset], store_key: str, patch: int) -> str:
     """Return the digest of all that decides the trained weights: options, rows of the data, backbone."""
-    unused = set(_IRRELEVANT)
-    if not config.lora:  # then nothing of LoRA matters, and one frozen run serves as the start of several
-        unused |= {field.name for field in fields(LoraOptions)} | {"lora_lr", "warm_start", "head_steps"}
-    options = {key: value for key, value in to_dict(config).items() if key not in unused}
+    dropped = {*_IRRELEVANT, *unused(config)}  # one frozen run serves as the start of several
+    options = {key: value for key, value in to_dict(config).items() if key not in dropped}
     return digest(
         {"options": options, "data": [d.split("train", "val").digest for d in datasets],
          "embeddings": store_key, "patch": patch}
@@ -100,7 +105,7 @@ def run_identity(config: TrainConfig, datasets: Sequence[Dataset], store_key: st
 
 def _slug(config: TrainConfig, datasets: Sequence[Dataset], identity: str) -> str:
     """Return a readable name that is one path component, whatever the names of data and backbone are."""
-    adaptation = "lora" if config.lora else "frozen"
+    adaptation = adaptation_of(config)
     names = "+".join(d.name for d in datasets)[:60]
     slug = f"{names}-{config.backbone[:60]}-{adaptation}-s{config.seed}-{identity[:10]}"
     return re.sub(r"[^A-Za-z0-9._+-]", "_", slug).lstrip("._+-")

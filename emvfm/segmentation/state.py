@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from emvfm.errors import CorruptError
+from emvfm.segmentation.ema import MovingAverage
 from emvfm.segmentation.samplers import Sampler
 from emvfm.workspace import write_bytes
 
@@ -25,6 +26,16 @@ class TrainingState:
 
     Attributes
     ----------
+    head
+        Trained as a whole, buffers included.
+    adapted
+        Trained parameters of the backbone, by name: an adapter's, or all.
+    ema
+        Moving average of all trained parameters, if there is one.
+    best
+        Score of the kept step: validation IoU, or minus the validation loss; more is better.
+    waited
+        Validations since the last better one.
     history
         One row a validation.
     losses
@@ -34,13 +45,15 @@ class TrainingState:
     """
 
     head: nn.Module
-    adapter: list[tuple[str, nn.Parameter]]
+    adapted: list[tuple[str, nn.Parameter]]
     optimiser: torch.optim.Optimizer
     sampler: Sampler
     rng: np.random.Generator
+    ema: MovingAverage | None = None
     step: int = 0
-    best_iou: float = -1.0
+    best: float = -float("inf")
     best_step: int = 0
+    waited: int = 0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -51,12 +64,13 @@ class TrainingState:
         torch.save(
             {
                 "head": self.head.state_dict(),
-                "adapter": {name: parameter.detach() for name, parameter in self.adapter},
+                "adapted": {name: parameter.detach() for name, parameter in self.adapted},
                 "optimiser": self.optimiser.state_dict(),
+                "ema": None if self.ema is None else self.ema.state_dict(),
                 "sampler": self.sampler.state(),
                 "rng": self.rng.bit_generator.state,
                 "torch_rng": torch.get_rng_state(),
-                "scalars": [self.step, self.best_iou, self.best_step, self.seconds],
+                "scalars": [self.step, self.best, self.best_step, self.waited, self.seconds],
                 "history": self.history,
                 "losses": self.losses,
             },
@@ -78,15 +92,20 @@ class TrainingState:
             saved = torch.load(path, weights_only=True)
             self.head.load_state_dict(saved["head"])
             with torch.no_grad():
-                for name, parameter in self.adapter:
-                    parameter.copy_(saved["adapter"][name])
+                for name, parameter in self.adapted:
+                    parameter.copy_(saved["adapted"][name])
             self.optimiser.load_state_dict(saved["optimiser"])
+            if self.ema is not None:
+                self.ema.load_state_dict(saved["ema"])
             self.sampler.restore(saved["sampler"])
             self.rng.bit_generator.state = saved["rng"]
             torch.set_rng_state(saved["torch_rng"])
-            self.step, self.best_iou, self.best_step, self.seconds = saved["scalars"]
+            self.step, self.best, self.best_step, self.waited, self.seconds = saved["scalars"]
             self.history, self.losses = saved["history"], saved["losses"]
-        except (RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        except (
+            *(RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError),
+            pickle.UnpicklingError,
+        ) as error:
             got = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise CorruptError(
                 "damaged checkpoint", where=path, got=got, todo="remove it to start anew"

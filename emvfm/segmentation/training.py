@@ -1,4 +1,4 @@
-"""Training a segmentation head, with the backbone frozen or adapted by LoRA, for a fixed number of steps.
+"""Training a segmentation model for a fixed number of steps: its head, its adapter, its backbone, or a U-Net.
 
 A run is named by what decides its result. A finished one is returned as it is; an unfinished one goes on
 from its last checkpoint to the very same weights, because everything random and everything that moves
@@ -7,13 +7,10 @@ is in the checkpoint.
 
 from __future__ import annotations
 
-import math
 import resource
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,189 +19,67 @@ from filelock import FileLock, Timeout
 from safetensors.torch import save
 from torch import nn
 
-from emvfm.backbones.backbone import Backbone
-from emvfm.backbones.loading import load_backbone
 from emvfm.backbones.lora import adapter_parameters, inject_lora, save_adapter
-from emvfm.backbones.preprocess import Preprocess
-from emvfm.backbones.views import View, training_views
+from emvfm.backbones.views import training_views
 from emvfm.datasets.audit import require_passed
 from emvfm.datasets.catalog import open_dataset
-from emvfm.datasets.manifest import Dataset
-from emvfm.datasets.masks import read_mask
-from emvfm.errors import EmvfmError, UsageError
+from emvfm.errors import UsageError
 from emvfm.extraction.pipeline import embed_dataset, identity_of
-from emvfm.segmentation.batches import Batches, ImageCrops, TokenCrops
+from emvfm.segmentation.augmentation_options import Augmentation
+from emvfm.segmentation.batches import Batches, Cropping, ImageCrops, TokenCrops
 from emvfm.segmentation.checkpoints import load_head
 from emvfm.segmentation.config import TrainConfig
+from emvfm.segmentation.ema import MovingAverage
+from emvfm.segmentation.fusion import unfused
 from emvfm.segmentation.heads import count_parameters
+from emvfm.segmentation.history import Step, read_steps
+from emvfm.segmentation.loop import Loop
 from emvfm.segmentation.losses import build_loss
-from emvfm.segmentation.metrics import Counts, count, pooled
-from emvfm.segmentation.model import SegmentationModel, build_model
+from emvfm.segmentation.model import SegmentationModel, build_model, open_backbone, preprocess_of
+from emvfm.segmentation.parts import Parts, check_validation, part
+from emvfm.segmentation.progress import TrainingProgress
+from emvfm.segmentation.recipe import adaptation_name, adaptation_of, deviations, resolved
 from emvfm.segmentation.runs import RunFolder, ensure_run, run_identity
 from emvfm.segmentation.samplers import Sampler
+from emvfm.segmentation.schedule import layerwise_groups
 from emvfm.segmentation.slices import Slices
 from emvfm.segmentation.state import TrainingState
-from emvfm.store.view import Embeddings
+from emvfm.segmentation.tensorboard import Board, require_tensorboard
+from emvfm.segmentation.validation import Validation
 from emvfm.workspace import Workspace, write_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["train"]
+__all__ = ["Draw", "train"]
+
+#: Makes a PNG of the learning curve from the steps, the rows of the history, and the kept step.
+Draw = Callable[[Sequence[Step], Sequence[dict[str, Any]], int], bytes]
 
 
-def resolved(config: TrainConfig) -> TrainConfig:
-    """Return `config` with the defaults that depend on the adaptation filled in."""
-    steps, batch = (200, 2) if config.lora else (600, 4)
-    if not config.data:
-        raise UsageError("no data to train on", where="--data", expected="the name of a dataset")
-    if config.adapter is not None:
-        raise UsageError(
-            "training starts from a backbone without adapter", where="--adapter", got=config.adapter
-        )
-    weights = None if config.weights is None else config.weights.expanduser().absolute()
-    return replace(config, steps=config.steps or steps, batch=config.batch or batch, weights=weights)
+@dataclass(frozen=True)
+class _Training:
+    """What all parts of one training need to know."""
 
-
-def _rate(step: int, steps: int, warmup: int) -> float:
-    """Return the learning rate's factor: linear warm-up, then a cosine to zero."""
-    return min(1.0, (step + 1) / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-@dataclass
-class _Validation:
-    """Pooled foreground IoU of the validation slices at native size."""
-
+    config: TrainConfig
+    parts: Sequence[Parts]
     model: SegmentationModel
-    sources: Sequence[Slices]
+    workspace: Workspace
+    force: bool
+    console: Console | None
 
-    def __len__(self) -> int:
-        """Return the number of validation slices."""
-        return sum(map(len, self.sources))
-
-    def __call__(self) -> float:
-        counts: list[Counts] = []
-        backbone = self.model.backbone
-        assert backbone is not None
-        adapting = backbone.module.training  # dropout of the adapter
-        backbone.module.eval()
-        self.model.train(False)
-        for slices in self.sources:
-            for i, sample in enumerate(slices.samples):
-                path = slices.dataset.mask_path(sample)
-                assert path is not None
-                logits = slices.logits(i)[0]
-                counts.append(count((logits[1] > logits[0]).cpu().numpy(), read_mask(path)))
-        self.model.train(True)
-        backbone.module.train(adapting)
-        return pooled(counts).iou
-
-
-@contextmanager
-def _stop_between_steps() -> Iterator[list[int]]:
-    """Turn Ctrl-C and SIGTERM into a request that the loop answers at the end of a step."""
-    asked: list[int] = []
-    previous = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, lambda n, _: asked.append(n))
-    except ValueError:  # not in the main thread: signals go elsewhere
-        previous = {}
-    try:
-        yield asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _progress(console: Console | None) -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[state]}"),
-        TimeRemainingColumn(),
-        console=console or Console(quiet=True),
-        transient=True,
-    )
-
-
-def _loop(
-    config: TrainConfig,
-    run: RunFolder,
-    state: TrainingState,
-    batches: Batches,
-    validate: _Validation,
-    console: Console | None,
-) -> None:
-    """Train to the last step; keeps the best head (and adapter) by validation IoU, without slices the last."""
-    assert config.steps is not None
-    assert config.batch is not None
-    loss_of = build_loss(config.loss)
-    checkpoint = run.checkpoints / "state.pt"
-    state.restore(checkpoint)
-    model = validate.model
-    state.head.train()
-    with _stop_between_steps() as asked, _progress(console) as progress:
-        task = progress.add_task("training", total=config.steps, completed=state.step, state="")
-        while state.step < config.steps:
-            start = time.perf_counter()
-            factor = _rate(state.step, config.steps, config.warmup)
-            for group in state.optimiser.param_groups:
-                group["lr"] = group["highest"] * factor
-            tokens, targets = batches.batch(state.sampler.draw(config.batch), state.rng)
-            logits = model.logits_of_tokens(tokens)
-            loss = loss_of(logits, targets.to(model.device))
-            if not torch.isfinite(loss):
-                raise EmvfmError(
-                    "the loss is not finite", where=run.path, got=f"step {state.step}", todo="lower --lr"
-                )
-            state.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_([p for g in state.optimiser.param_groups for p in g["params"]], 1.0)
-            state.optimiser.step()
-            state.losses.append(float(loss.detach()))
-            state.step += 1
-            state.seconds += time.perf_counter() - start
-            if state.step % config.evaluate_every == 0 or state.step == config.steps:
-                iou = validate() if len(validate) else None
-                row = {"step": state.step, "train_loss": float(np.mean(state.losses)), "val_iou": iou}
-                state.history.append({**row, "seconds": round(state.seconds, 1)})
-                state.losses.clear()
-                if (state.step == config.steps) if iou is None else iou > state.best_iou:
-                    state.best_iou, state.best_step = iou or 0.0, state.step
-                    _keep(run, model, config)
-                state.save(checkpoint)
-                run.write_history(state.history)
-            best = f"best IoU {state.best_iou:.3f}" if state.best_step else ""
-            progress.update(task, completed=state.step, state=f"loss {float(loss.detach()):.3f}  {best}")
-            if asked:
-                state.save(checkpoint)
-                raise KeyboardInterrupt
-
-
-def _keep(run: RunFolder, model: SegmentationModel, config: TrainConfig) -> None:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.head.state_dict().items()}
-    if config.lora:
-        assert model.backbone is not None
-        save_adapter(model.backbone, run.checkpoints / "adapter", replace=True)
-    write_bytes(run.checkpoints / "best.safetensors", save(tensors))
-
-
-def _open(config: TrainConfig, workspace: Workspace, force: bool) -> list[Dataset]:
-    datasets = [open_dataset(workspace, name) for name in config.data]
-    for dataset in datasets:
-        require_passed(dataset, force=force)
-        if len(dataset.split("train").annotated()) == 0:
-            raise UsageError("no annotated slices in the train split", where=dataset.name)
-    return datasets
+    @property
+    def train_slices(self) -> int:
+        return sum(len(p.train) for p in self.parts)
 
 
 def train(
-    config: TrainConfig, workspace: Workspace, *, force: bool = False, console: Console | None = None
+    config: TrainConfig,
+    workspace: Workspace,
+    *,
+    force: bool = False,
+    draw: Draw | None = None,
+    console: Console | None = None,
 ) -> RunFolder:
     """Train what `config` says and return its run; a finished run of the same identity is returned as it is.
 
@@ -212,135 +87,202 @@ def train(
     ----------
     force
         Train on data that the audit refused.
+    draw
+        Makes the learning curve for the run's figures.
 
     Raises
     ------
     RefusedError
         The audit refused a dataset and `force` is false.
     UsageError
-        Nothing to train on, or another process trains this very run.
+        Nothing to train on, options that exclude each other, or another process trains this very run.
+    MissingError
+        Weights, or TensorBoard if asked for, are not there.
     """
-    config = resolved(config)
-    datasets = _open(config, workspace, force)
-    backbone = load_backbone(config, workspace)
-    preprocess = Preprocess.for_backbone(backbone.spec, config)
-    identity = run_identity(config, datasets, identity_of(backbone, config).key, backbone.patch)
-    facts = {
-        "backbone": backbone.label,
-        "weights": backbone.weights_digest,
-        "adaptation": _adaptation(config),
+    resolved(config, 1)  # contradictions are told before anything is read
+    datasets = [open_dataset(workspace, name) for name in config.data]
+    for dataset in datasets:
+        require_passed(dataset, force=force)
+    parts = [part(dataset, resolved(config, 1).validation) for dataset in datasets]
+    config = resolved(config, sum(len(p.train) for p in parts))
+    check_validation(parts, config)
+    if config.tensorboard:
+        require_tensorboard()
+    backbone = open_backbone(config, workspace)
+    with torch.random.fork_rng(devices=[]):  # its first values are drawn anew, from the seed
+        model = build_model(config, backbone)
+    store_key = "none" if backbone is None else identity_of(backbone, config).key
+    identity = run_identity(config, datasets, store_key, model.multiple)
+    facts: dict[str, Any] = {
+        "backbone": model.label,
+        "weights": None if backbone is None else backbone.weights_digest,
+        "adaptation": adaptation_name(config),
     }
+    if config.protocol != "none":
+        differences = deviations(config, sum(len(p.train) for p in parts))
+        facts["protocol"] = {"name": config.protocol, "deviations": differences}
     run = ensure_run(workspace, config, datasets, identity, facts)
     if run.finished:
         return run
+    training = _Training(config, parts, model, workspace, force, console)
     try:
         with FileLock(run.path / ".lock", blocking=False), torch.random.fork_rng(devices=[]):
             if not run.finished:
-                _train(config, run, datasets, backbone, preprocess, workspace, console, force)
+                _train(training, run, draw)
     except Timeout:
         raise UsageError("another process trains this run", where=run.path, todo="wait for it") from None
     return run
 
 
-def _adaptation(config: TrainConfig) -> str:
-    if not config.lora:
-        return "frozen"
-    return f"{'DoRA' if config.dora else 'LoRA'} r{config.lora_rank}"
-
-
-def _train(
-    config: TrainConfig,
-    run: RunFolder,
-    datasets: Sequence[Dataset],
-    backbone: Backbone,
-    preprocess: Preprocess,
-    workspace: Workspace,
-    console: Console | None,
-    force: bool,
-) -> None:
+def _train(training: _Training, run: RunFolder, draw: Draw | None) -> None:
+    config, model = training.config, training.model
     start = time.perf_counter()
-    layers = backbone.choose_layers(config.layers)
-    embeddings = [
-        embed_dataset(d.split("train", "val").annotated(), backbone, config, workspace, console=console)
-        for d in datasets
-    ]
-    views = training_views(1 if config.lora else config.views, backbone.patch)
-    shown = _shown(embeddings, views, backbone, config, workspace, console)
+    batches, judged = _data(training)
     extraction_seconds = time.perf_counter() - start
-    model = build_model(config, backbone, layers)
-    head = model.head
     torch.manual_seed(config.seed)
-    head.apply(_reset)
-    groups: list[dict[str, Any]] = []
-    adapter: list[tuple[str, nn.Parameter]] = []
-    if config.lora:
-        if config.warm_start:
-            frozen = replace(config, lora=False, steps=config.head_steps, batch=None)
-            warm = train(frozen, workspace, force=force, console=console)
-            load_head(head, warm.checkpoints / "best.safetensors")
-        inject_lora(backbone, config, seed=config.seed)
-        backbone.module.train(config.lora_dropout > 0)
-        adapter = adapter_parameters(backbone.module)
-        groups.append({"params": [p for _, p in adapter], "highest": config.lora_lr, "weight_decay": 0.0})
-        train_sets = [d.split("train").annotated() for d in datasets]
-        batches: Batches = ImageCrops(train_sets, backbone, layers, preprocess, config.crop)
-    else:
-        batches = TokenCrops(shown, config.crop, views)
-    head.to(model.device)
-    head_lr = config.lr / 4 if config.lora and config.warm_start else config.lr  # a trained head needs less
+    model.head.apply(_reset)
+    adapted, groups = _adapt(training)
+    model.head.to(model.device)
     groups.append(
-        {"params": list(head.parameters()), "highest": head_lr, "weight_decay": config.weight_decay}
+        {
+            "params": list(model.head.parameters()),
+            "highest": config.lr / 4 if _starts_warm(config) else config.lr,  # a trained head needs less
+            "weight_decay": config.weight_decay,
+        }
     )
+    trained = [*adapted, *((f"head.{name}", p) for name, p in model.head.named_parameters())]
     state = TrainingState(
-        head=head,
-        adapter=adapter,
+        head=model.head,
+        adapted=adapted,
         optimiser=torch.optim.AdamW(groups, lr=config.lr),
-        sampler=Sampler(batches.n_per_source, config.sampling, config.seed),
+        sampler=_sampler(config, batches),
         rng=np.random.Generator(np.random.PCG64([config.seed, 1])),
+        ema=MovingAverage(trained, config.ema) if config.ema else None,
     )
-    kept = [e.split("val") for e in embeddings]
-    validate = _Validation(
-        model, [Slices(model, preprocess, e.dataset, e.samples, None if config.lora else e) for e in kept]
-    )
-    _loop(config, run, state, batches, validate, console)
+    loss = build_loss(config.loss, class_weights=config.class_weights)
+    validate = Validation(model, judged, loss)
+    loop = Loop(config, run, model, batches, loss, validate, lambda: _keep(run, model, config))
+    state.restore(run.checkpoints / "state.pt")
+    board = Board(run.path / "tensorboard" if config.tensorboard else None, state.step)
+    watch = TrainingProgress(training.console, config.steps or 0, state.step, state.seconds)
+    with board, watch:
+        loop(state, watch, board)
     run.update_metrics(
         "train",
         {
-            "best_val_iou": state.best_iou if len(validate) else None,
+            "best_val_iou": _best_iou(state),
             "best_step": state.best_step,
-            "steps": config.steps,
+            "steps": state.step,
             "train_slices": sum(batches.n_per_source),
             "val_slices": len(validate),
             "seconds": round(state.seconds, 2),
             "extraction_seconds": round(extraction_seconds, 2),
             "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-            "head_parameters": count_parameters(head),
-            "adapter_parameters": sum(p.numel() for _, p in adapter),
+            "head_parameters": count_parameters(model.head),
+            "adapter_parameters": sum(p.numel() for _, p in adapted),
             "last_val_iou": state.history[-1]["val_iou"],
         },
     )
+    if draw is not None:
+        curve = draw(read_steps(run.steps_path), state.history, state.best_step)
+        write_bytes(run.path / "figures" / "learning-curve.png", curve)
     run.set_state("finished")
     (run.checkpoints / "state.pt").unlink(missing_ok=True)
 
 
-def _shown(
-    embeddings: Sequence[Embeddings],
-    views: Sequence[View],
-    backbone: Backbone,
-    config: TrainConfig,
-    workspace: Workspace,
-    console: Console | None,
-) -> list[list[Embeddings]]:
-    """Return the training slices of each dataset in every view; the plain view is there already."""
-    shown = []
-    for plain in (e.split("train") for e in embeddings):
-        slices = plain.dataset.split("train")
+def _best_iou(state: TrainingState) -> float | None:
+    """Return the validation IoU of the kept step."""
+    return next(row["val_iou"] for row in state.history if row["step"] == state.best_step)
+
+
+def _cropping(config: TrainConfig) -> Cropping:
+    strengths = {field.name: getattr(config, field.name) for field in fields(Augmentation)}
+    return Cropping(config.crop, config.foreground_crops, Augmentation(**strengths))
+
+
+def _sampler(config: TrainConfig, batches: Batches) -> Sampler:
+    shares = batches.foreground() if config.sampling == "foreground" else None
+    return Sampler(batches.n_per_source, config.sampling, config.seed, foreground=shares)
+
+
+def _data(training: _Training) -> tuple[Batches, list[Slices]]:
+    """Return where batches come from, and the slices that judge, with all tokens stored that either needs."""
+    config, model, workspace, console = (
+        *(training.config, training.model),
+        *(training.workspace, training.console),
+    )
+    preprocess = preprocess_of(config, model)
+    if adaptation_of(config) != "frozen":
+        judged = [Slices(model, preprocess, p.val, p.val.samples) for p in training.parts]
+        return ImageCrops([p.train for p in training.parts], preprocess, _cropping(config)), judged
+    backbone = model.backbone
+    assert backbone is not None
+    views = training_views(config.views, backbone.patch)
+    shown, judged = [], []
+    for p in training.parts:
+        plain = embed_dataset(p.both, backbone, config, workspace, console=console)
+        ids = {sample.id for sample in p.train.samples}
         others = [
-            embed_dataset(slices, backbone, config, workspace, view=view, console=console)
+            embed_dataset(p.train, backbone, config, workspace, view=view, console=console)
             for view in views[1:]
         ]
-        shown.append([plain, *others])
-    return shown
+        shown.append([plain.where(lambda s, ids=ids: s.id in ids), *others])  # type: ignore[misc]
+        kept = plain.where(lambda s, ids=ids: s.id not in ids)  # type: ignore[misc]
+        judged.append(Slices(model, preprocess, kept.dataset, kept.samples, kept))
+    seen = preprocess if model.sees_pixels else None
+    return TokenCrops(shown, _cropping(config), views, seen), judged
+
+
+def _starts_warm(config: TrainConfig) -> bool:
+    return config.warm_start and adaptation_of(config) in ("lora", "full")
+
+
+def _adapt(training: _Training) -> tuple[list[tuple[str, nn.Parameter]], list[dict[str, Any]]]:
+    """Make of the backbone what is to be trained; return its parameters by name, and in the optimiser's groups."""
+    config, model = training.config, training.model
+    backbone, adaptation = model.backbone, adaptation_of(config)
+    if backbone is None or adaptation == "frozen":
+        return [], []
+    if _starts_warm(config):
+        frozen = replace(config, lora=False, full=False, steps=config.head_steps, batch=None)
+        warm = train(frozen, training.workspace, force=training.force, console=training.console)
+        load_head(model.head, warm.checkpoints / "best.safetensors")
+    if adaptation == "lora":
+        plain = unfused(backbone)
+        inject_lora(plain, config, seed=config.seed)
+        backbone.adapter = plain.adapter
+        backbone.module.train(config.lora_dropout > 0)
+        adapted = adapter_parameters(backbone.module)
+        parameters = [p for _, p in adapted]
+        group = {"params": parameters, "highest": config.lora_lr, "weight_decay": config.lora_weight_decay}
+        return adapted, [group]
+    backbone.module.requires_grad_(True)
+    prefix, _ = backbone.library.blocks(backbone.module)
+    adapted = list(backbone.module.named_parameters())
+    groups = layerwise_groups(
+        adapted,
+        prefix,
+        backbone.depth,
+        rate=config.full_lr,
+        decay=config.layer_decay,
+        weight_decay=config.weight_decay,
+    )
+    return adapted, groups
+
+
+def _keep(run: RunFolder, model: SegmentationModel, config: TrainConfig) -> None:
+    """Write the model as the run's result; the head last, for it is what a result is known by."""
+    if config.lora:
+        assert model.backbone is not None
+        save_adapter(unfused(model.backbone), run.checkpoints / "adapter", replace=True)
+    if config.full:
+        assert model.backbone is not None
+        write_bytes(run.checkpoints / "backbone.safetensors", _tensors(model.backbone.module))
+    write_bytes(run.checkpoints / "best.safetensors", _tensors(model.head))
+
+
+def _tensors(module: nn.Module) -> bytes:
+    return save({name: t.detach().cpu().contiguous().clone() for name, t in module.state_dict().items()})
 
 
 def _reset(module: nn.Module) -> None:

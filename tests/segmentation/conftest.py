@@ -44,6 +44,7 @@ _FAST: dict[str, Any] = {
     "evaluate_every": 3,
     "views": 1,
     "warm_start": False,
+    "warp": 0.0,
 }
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from emvfm.backbones.loading import load_backbone
 from emvfm.backbones.lora import adapter_parameters, inject_lora
@@ -21,9 +23,11 @@ from emvfm.errors import MissingError
 from emvfm.extraction.pipeline import embed_dataset
 from emvfm.segmentation import batches
 from emvfm.segmentation.augmentation import Dihedral, all_dihedral
-from emvfm.segmentation.batches import ImageCrops, TokenCrops
+from emvfm.segmentation.augmentation_options import Augmentation
+from emvfm.segmentation.batches import Cropping, ImageCrops, TokenCrops
 from emvfm.segmentation.geometry import as_map, target_of
 from emvfm.segmentation.losses import IGNORE
+from emvfm.segmentation.model import build_model
 
 PATCH = 16
 Place = tuple[Dihedral, int, int]
@@ -75,12 +79,15 @@ def test_a_token_crop_is_a_window_of_the_store_over_the_same_window_of_the_mask(
     if not in_memory:
         monkeypatch.setattr(batches, "_MOST_BYTES", 0)
     sources = embed("a", "b")
-    crops = TokenCrops([[s] for s in sources], 4 * PATCH + 5)
+    crops = TokenCrops([[s] for s in sources], Cropping(4 * PATCH + 5))
     assert crops.n_per_source == [7, 7]
     rng, places = np.random.default_rng(0), []
     for _ in range(12):
         picks = [(0, int(rng.integers(7))), (1, int(rng.integers(7)))]
-        tokens, targets = crops.batch(picks, rng)
+        batch = crops.batch(picks, rng)
+        tokens, targets = batch.tokens, batch.targets
+        assert batch.pixels is None
+        assert len(batch) == 2
         assert (tokens.dtype, targets.dtype) == (torch.float32, torch.int64)
         assert (tokens.shape[2:], targets.shape[1:]) == ((4, 4), (4 * PATCH, 4 * PATCH))
         for (source, i), inside, under in zip(picks, tokens.numpy(), targets.numpy(), strict=True):
@@ -94,8 +101,9 @@ def test_a_token_crop_is_a_window_of_the_store_over_the_same_window_of_the_mask(
 
 
 def test_a_crop_is_no_larger_than_the_smallest_image_and_padding_stays_ignored(embed) -> None:
-    crops = TokenCrops([[s] for s in embed("a", "b")], 1000)
-    tokens, targets = crops.batch([(0, 0), (1, 0), (1, 1)] * 4, np.random.default_rng(1))
+    crops = TokenCrops([[s] for s in embed("a", "b")], Cropping(1000))
+    batch = crops.batch([(0, 0), (1, 0), (1, 1)] * 4, np.random.default_rng(1))
+    tokens, targets = batch.tokens, batch.targets
     assert tokens.shape[2:] == (6, 6)  # 96 px; slices of the other have 120 px, seven and a half patches
     assert not (targets[::3] == IGNORE).any()
     assert (targets == IGNORE).any()
@@ -105,8 +113,9 @@ def test_a_crop_is_no_larger_than_the_smallest_image_and_padding_stays_ignored(e
 
 def test_crops_follow_the_scale_of_the_input(embed) -> None:
     (source,) = embed("a", input_size="x0.5")
-    crops = TokenCrops([[source]], 2 * PATCH)
-    tokens, targets = crops.batch([(0, 2)], np.random.default_rng(2))
+    crops = TokenCrops([[source]], Cropping(2 * PATCH))
+    batch = crops.batch([(0, 2)], np.random.default_rng(2))
+    tokens, targets = batch.tokens, batch.targets
     (place,) = _places(as_map(source.patches(2)), tokens[0].numpy())
     mask = read_mask(source.dataset.mask_path(source.samples[2]))
     _check_target(targets[0].numpy(), mask[1::2, 1::2], place)
@@ -116,9 +125,10 @@ def test_a_crop_of_a_view_lies_over_the_same_view_of_the_mask(embed) -> None:
     views = training_views(3, PATCH)
     shown = [embed("b", view=view)[0] for view in views]
     assert len({embeddings.key for embeddings in shown}) == 3
-    crops, rng, seen = TokenCrops([shown], 4 * PATCH, views), np.random.default_rng(3), set()
+    crops, rng, seen = TokenCrops([shown], Cropping(4 * PATCH), views), np.random.default_rng(3), set()
     for i in list(range(7)) * 2:
-        tokens, targets = crops.batch([(0, i)], rng)
+        batch = crops.batch([(0, i)], rng)
+        tokens, targets = batch.tokens, batch.targets
         wholes = [as_map(embeddings.patches(i)) for embeddings in shown]
         ((v, place),) = [(v, p) for v, whole in enumerate(wholes) for p in _places(whole, tokens[0].numpy())]
         mask = views[v](read_mask(shown[v].dataset.mask_path(shown[v].samples[i])))
@@ -128,109 +138,153 @@ def test_a_crop_of_a_view_lies_over_the_same_view_of_the_mask(embed) -> None:
 
 
 def test_the_generator_alone_decides_a_batch(embed) -> None:
-    crops = TokenCrops([embed("a")], 3 * PATCH)
+    crops = TokenCrops([embed("a")], Cropping(3 * PATCH))
     picks = [(0, 1), (0, 5), (0, 3)]
     first, again, other = (crops.batch(picks, np.random.default_rng(seed)) for seed in (4, 4, 5))
-    assert torch.equal(first[0], again[0])
-    assert torch.equal(first[1], again[1])
-    assert not torch.equal(first[0], other[0])
+    assert torch.equal(first.tokens, again.tokens)
+    assert torch.equal(first.targets, again.targets)
+    assert not torch.equal(first.tokens, other.tokens)
 
 
 def test_a_training_slice_without_a_mask_is_named(embed) -> None:
     (source,) = embed("a")
     source.samples = (replace(source.samples[0], mask=None), *source.samples[1:])
     with pytest.raises(MissingError, match=source.samples[0].id):
-        TokenCrops([[source]], 48).batch([(0, 0)], np.random.default_rng(0))
-
-
-class _Watched:
-    """A backbone that remembers the images it was given."""
-
-    def __init__(self, backbone) -> None:
-        self.backbone, self.images = backbone, None
-
-    def tokens(self, images, layers):
-        self.images = images.detach().cpu().numpy()
-        return self.backbone.tokens(images, layers)
+        TokenCrops([[source]], Cropping(48)).batch([(0, 0)], np.random.default_rng(0))
 
 
 @pytest.fixture
 def image_crops(workspace, fast, small_backbone):
-    """Crops of the training slices of datasets of the workspace, and the backbone that sees them."""
+    """Crops of the training slices of datasets of the workspace."""
 
-    def make(*names: str, crop: int = 4 * PATCH):
-        watched = _Watched(small_backbone)
+    def make(*names: str, cropping: Cropping):
         preprocess = Preprocess.for_backbone(small_backbone.spec, fast())
         datasets = [open_dataset(workspace, f"{name}:train") for name in names]
-        return ImageCrops(datasets, watched, (0, 1), preprocess, crop), watched, preprocess, datasets  # type: ignore[arg-type]
+        return ImageCrops(datasets, preprocess, cropping), preprocess, datasets
 
     return make
 
 
-def _unchanged(image: np.ndarray, rng: np.random.Generator, **_: Any) -> np.ndarray:
-    return image
+STILL = Augmentation(
+    flips=False, warp=0, rotation=0, zoom=0, elastic=0, brightness=0, contrast=0, gamma=0, noise=0, blur=0
+)
 
 
-def test_an_image_crop_without_grey_level_changes_is_a_window_of_the_prepared_image(
-    image_crops, monkeypatch, small_backbone
-) -> None:
-    monkeypatch.setattr(batches, "photometric", _unchanged)
-    crops, watched, preprocess, datasets = image_crops("a", "b")
+def test_an_image_crop_without_grey_level_changes_is_a_window_of_the_prepared_image(image_crops) -> None:
+    cropping = Cropping(4 * PATCH, varied=replace(STILL, flips=True))
+    crops, preprocess, datasets = image_crops("a", "b", cropping=cropping)
     assert crops.n_per_source == [7, 7]
     rng, turns = np.random.default_rng(0), set()
     for i in range(7):
         picks = [(0, i), (1, 6 - i)]
-        with torch.no_grad():
-            maps, targets = crops.batch(picks, rng)
-            tokens = small_backbone.tokens(torch.from_numpy(watched.images), (0, 1)).patches
+        batch = crops.batch(picks, rng)
+        assert batch.tokens is None
         for k, (source, index) in enumerate(picks):
             dataset, sample = datasets[source], datasets[source].samples[index]
             prepared = preprocess.prepare(read_image(dataset.image_path(sample)))
-            (place,) = _places(prepared.pixels, watched.images[k], tolerance=1e-4)
+            (place,) = _places(prepared.pixels, batch.pixels[k].numpy(), tolerance=1e-4)
             turn, y, x = place
             whole = target_of(read_mask(dataset.mask_path(sample)), prepared.grid, PATCH, "native")
-            under = turn.inverse()(targets[k]).numpy()
+            under = turn.inverse()(batch.targets[k]).numpy()
             np.testing.assert_array_equal(under, whole[y : y + 64, x : x + 64])
-            np.testing.assert_array_equal(maps[k].numpy(), as_map(tokens[k].numpy()))
             turns.add(turn)
     assert len(turns) >= 4
 
 
-def test_a_crop_of_the_whole_image_gives_the_tokens_of_the_prepared_image(
-    image_crops, monkeypatch, small_backbone
-) -> None:
-    monkeypatch.setattr(batches, "photometric", _unchanged)
-    monkeypatch.setattr(batches, "random_dihedral", lambda rng: Dihedral())
-    crops, _, preprocess, (dataset,) = image_crops("a", crop=10_000)
-    with torch.no_grad():
-        maps, targets = crops.batch([(0, 3)], np.random.default_rng(0))
+def test_a_crop_of_the_whole_image_is_the_prepared_image(image_crops) -> None:
+    for side in (0, 10_000):
+        crops, preprocess, (dataset,) = image_crops("a", cropping=Cropping(side, varied=STILL))
+        batch = crops.batch([(0, 3)], np.random.default_rng(0))
         prepared = preprocess.prepare(read_image(dataset.image_path(dataset.samples[3])))
-        tokens = small_backbone.tokens(torch.from_numpy(prepared.pixels)[None], (0, 1)).patches[0].numpy()
-    np.testing.assert_allclose(maps[0].numpy(), as_map(tokens), atol=1e-4)
-    np.testing.assert_array_equal(targets[0].numpy(), read_mask(dataset.mask_path(dataset.samples[3])))
+        np.testing.assert_allclose(batch.pixels[0].numpy(), prepared.pixels, atol=1e-5)
+        np.testing.assert_array_equal(
+            batch.targets[0].numpy(), read_mask(dataset.mask_path(dataset.samples[3]))
+        )
 
 
-def test_grey_levels_vary_from_crop_to_crop_but_targets_do_not(image_crops, monkeypatch) -> None:
-    monkeypatch.setattr(batches, "random_dihedral", lambda rng: Dihedral())
-    crops, watched, _, _ = image_crops("a", crop=10_000)
-    rng, seen = np.random.default_rng(0), []
-    for _ in range(3):
-        with torch.no_grad():
-            _, targets = crops.batch([(0, 0)], rng)
-        seen.append((watched.images, targets))
-    for (images, targets), (others, other_targets) in pairwise(seen):
-        assert np.abs(images - others).max() > 0.01
-        assert torch.equal(targets, other_targets)
+def test_grey_levels_vary_from_crop_to_crop_but_targets_do_not(image_crops) -> None:
+    cropping = Cropping(10_000, varied=Augmentation(flips=False, warp=0))
+    crops, _, _ = image_crops("a", cropping=cropping)
+    rng = np.random.default_rng(0)
+    seen = [crops.batch([(0, 0)], rng) for _ in range(3)]
+    for one, other in pairwise(seen):
+        assert (one.pixels - other.pixels).abs().max() > 0.01
+        assert torch.equal(one.targets, other.targets)
 
 
-def test_the_maps_of_an_adapted_backbone_carry_gradients_to_the_adapter(workspace, fast) -> None:
+def test_a_warped_crop_shows_its_target_where_the_image_shows_it(image_crops) -> None:
+    """Paint the mask as the image: wherever a label is left, the warped pixels say the same."""
+    cropping = Cropping(48, varied=replace(STILL, flips=True, warp=1.0, rotation=30.0, zoom=0.3, elastic=2.0))
+    crops, _, _ = image_crops("b", cropping=cropping)
+    crops._items = [[(target.astype(np.float32) * (target == 1), target) for _, target in crops._items[0]]]
+    rng, wrong, counted = np.random.default_rng(0), 0, 0
+    for i in range(7):
+        batch = crops.batch([(0, i)], rng)
+        white = batch.pixels[0].max(dim=0).values > batch.pixels[0].amax() / 2
+        seen = batch.targets[0] != IGNORE
+        if not (batch.targets[0] == 1).any():
+            continue
+        wrong += int((white != (batch.targets[0] == 1))[seen].sum())
+        counted += int(seen.sum())
+    assert counted > 3 * 48 * 48
+    assert wrong < 0.02 * counted  # the bounds of interpolation
+
+
+def test_crops_of_the_whole_keep_their_shape_however_they_turn() -> None:
+    cropping, rng = Cropping(0), np.random.default_rng(0)
+    assert cropping.size(16, [(5, 7), (6, 4)]) == (5, 4)
+    for _ in range(20):
+        assert cropping.turn(rng, (5, 4)).k in (0, 2)
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 2**32 - 1))
+def test_a_crop_around_the_foreground_holds_some_and_lies_in_the_image(h: int, w: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    target = np.zeros((7 * 4, 9 * 4), np.uint8)
+    target[rng.integers(28), rng.integers(36)] = 1
+    y, x = Cropping(0, foreground=1.0).corner(rng, target, (h, w), 4)
+    assert 0 <= y <= 7 - h
+    assert 0 <= x <= 9 - w
+    assert target[y * 4 : (y + h) * 4, x * 4 : (x + w) * 4].sum() == 1
+
+
+def test_the_share_of_foreground_is_that_of_the_masks(image_crops, embed) -> None:
+    crops, _, (dataset,) = image_crops("a", cropping=Cropping(48))
+    want = [float(read_mask(dataset.mask_path(s)).mean()) for s in dataset.samples]
+    assert crops.foreground() == [pytest.approx(want)]
+    assert TokenCrops([embed("a")], Cropping(48)).foreground() == [pytest.approx(want)]
+
+
+def test_pixels_beside_tokens_are_those_the_tokens_were_made_of(embed, fast, small_backbone) -> None:
+    views = training_views(5, PATCH)
+    shown = [embed("a", view=view)[0] for view in views]
+    preprocess = Preprocess.for_backbone(small_backbone.spec, fast())
+    crops = TokenCrops([shown], Cropping(3 * PATCH), views, preprocess)
+    rng, seen = np.random.default_rng(0), set()
+    for i in range(14):
+        batch = crops.batch([(0, i % 7)], rng)
+        assert batch.pixels.shape[-2:] == batch.targets.shape[-2:]
+        for v, view in enumerate(views):
+            sample = shown[v].samples[i % 7]
+            image = read_image(shown[v].dataset.image_path(sample))
+            whole = replace(preprocess, view=view).prepare(image).pixels
+            found = _places(as_map(shown[v].patches(i % 7)), batch.tokens[0].numpy())
+            for turn, y, x in found:
+                upright = turn.inverse()(batch.pixels[0]).numpy()
+                p, s = PATCH, 3 * PATCH
+                np.testing.assert_allclose(upright, whole[:, y * p : y * p + s, x * p : x * p + s], atol=1e-4)
+                seen.add(v)
+    assert len(seen) >= 3
+
+
+def test_gradients_reach_the_adapter_through_tokens_of_crops(workspace, fast) -> None:
     config = fast(lora=True)
     backbone = load_backbone(config, workspace)
     inject_lora(backbone, config)
     preprocess = Preprocess.for_backbone(backbone.spec, config)
-    crops = ImageCrops([open_dataset(workspace, "a:train")], backbone, (0, 1), preprocess, 48)
-    maps, _ = crops.batch([(0, 0)], np.random.default_rng(0))
-    maps.square().sum().backward()
+    crops = ImageCrops([open_dataset(workspace, "a:train")], preprocess, Cropping(48))
+    model = build_model(config, backbone)
+    model.tokens(crops.batch([(0, 0)], np.random.default_rng(0)).pixels).square().sum().backward()
     gradients = [p.grad for name, p in adapter_parameters(backbone.module) if "blocks.0." in name]
     assert gradients
     assert all(g is not None for g in gradients)

@@ -26,7 +26,7 @@ from emvfm.datasets.manifest import Dataset, load_dataset, save_dataset
 from emvfm.datasets.masks import read_mask
 from emvfm.datasets.options import ComposeOptions
 from emvfm.errors import CorruptError, EmvfmError, MissingError, RefusedError, UsageError
-from emvfm.segmentation import state, training
+from emvfm.segmentation import model, state
 from emvfm.segmentation.batches import ImageCrops, TokenCrops
 from emvfm.segmentation.checkpoints import load_run
 from emvfm.segmentation.config import TrainConfig
@@ -43,7 +43,8 @@ def _weights(run: RunFolder) -> dict[str, torch.Tensor]:
 
 
 def _story(run: RunFolder) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in run.history()]
+    clocks = ("seconds", "images_per_second")
+    return [{key: value for key, value in row.items() if key not in clocks} for row in run.history()]
 
 
 def _assert_same_weights(run: RunFolder, other: RunFolder) -> None:
@@ -404,14 +405,14 @@ def test_frozen_training_reads_stored_tokens_and_never_runs_the_backbone(
 
 @pytest.mark.parametrize("lora", [False, True])
 def test_the_weights_of_the_backbone_stay_as_they_are(workspace, fast, monkeypatch, lora: bool) -> None:
-    load, loaded = training.load_backbone, []
+    load, loaded = model.load_backbone, []
 
     def load_and_remember(*arguments: Any) -> Backbone:
         backbone = load(*arguments)
         loaded.append((backbone, {k: v.clone() for k, v in backbone.module.state_dict().items()}))
         return backbone
 
-    monkeypatch.setattr(training, "load_backbone", load_and_remember)
+    monkeypatch.setattr(model, "load_backbone", load_and_remember)
     run = train(fast(lora=lora), workspace)
     ((backbone, before),) = loaded
     after = {k.replace(".base_layer", ""): v for k, v in backbone.module.state_dict().items()}
@@ -433,7 +434,8 @@ def test_lora_moves_every_tensor_of_the_adapter(workspace, fast) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"lora": True, "loss": "dice"}, {"data": ("b",), "head": "linear", "input_size": "x0.7"}]
+    "changes",
+    [{}, {"lora": True, "loss": "dice-background"}, {"data": ("b",), "head": "linear", "input_size": "x0.7"}],
 )
 def test_the_best_step_is_kept_and_its_score_is_that_of_the_kept_model(
     workspace, fast, changes: dict[str, Any]
