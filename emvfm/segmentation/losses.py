@@ -216,7 +216,7 @@ def signed_distance(mask: NDArray[np.bool_], counted: NDArray[np.bool_] | None =
     inside, outside = mask & seen, ~mask & seen
     if not inside.any() or not outside.any():
         return np.zeros(mask.shape, np.float32)
-    # The distance from inside pixels is 0 within the mask, so each transform serves the other side only.
+    # Each transform holds the distance to the one side, of which only what lies on the other is taken.
     signed = np.where(inside, 0.5 - distance_transform_edt(~outside), distance_transform_edt(~inside) - 0.5)
     return np.where(seen, signed / np.hypot(*mask.shape), 0).astype(np.float32)
 

@@ -47,8 +47,6 @@ class UNet(nn.Module):
         For a number out of range or an unknown activation.
     """
 
-    sees_pixels = True
-
     def __init__(
         self,
         width: int = 32,
