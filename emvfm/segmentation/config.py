@@ -15,6 +15,7 @@ from emvfm.segmentation.evaluation_options import EvalConfig
 __all__ = ["EvalConfig", "TrainConfig"]
 
 
+_Head = Literal["deconv", "linear", "deconv-reference", "dpt", "fpn", "detail"]
 _Loss = Literal[
     "ce", "dice", "dice-background", "ce+dice", "tversky", "focal", "ce+boundary", "dice+boundary"
 ]
@@ -40,8 +41,8 @@ class TrainConfig(Augmentation, LoraOptions, BackboneOptions):
             "Tokens twice as close, from the patch grid moved by half a patch, or the image at twice the size."
         ),
     ] = "none"
-    head: Annotated[Literal["deconv", "linear", "deconv-reference"], Doc("Segmentation head.")] = "deconv"
-    width: Annotated[int, Gt(0), Doc("Channels of the deconv head.")] = 96
+    head: Annotated[_Head, Doc("Segmentation head; detail also sees the pixels.")] = "deconv"
+    width: Annotated[int, Gt(0), Doc("Channels of the deconv, dpt, fpn and detail heads.")] = 96
     dropout: Annotated[float, Ge(0), Lt(1), Doc("Channel dropout in the head.")] = 0.2
     unet_width: Annotated[int, Gt(0), Doc("Channels of the first level of --backbone unet.")] = 32
     unet_depth: Annotated[int, Ge(1), Le(6), Doc("Halvings in --backbone unet.")] = 4
@@ -53,7 +54,7 @@ class TrainConfig(Augmentation, LoraOptions, BackboneOptions):
     ] = 4
     loss: Annotated[_Loss, Doc("Loss.")] = "ce+dice"
     class_weights: Annotated[
-        tuple[float, ...] | None, Doc("Weight of background, then of foreground, in the cross entropy.")
+        tuple[float, ...] | None, Doc("Weight of background, then of foreground; not for dice or tversky.")
     ] = None
     sampling: Annotated[
         Literal["plain", "balanced", "foreground"],

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args, get_type_hints
+
 import pytest
 import torch
 from torch import nn
 
 from emvfm.errors import UsageError
+from emvfm.segmentation.config import TrainConfig
 from emvfm.segmentation.heads import DEFAULT_HEAD, HEADS, build_head, count_parameters, logits_at
 from emvfm.segmentation.heads.dpt import layers_of_levels
 
@@ -178,3 +181,7 @@ def test_unknown_heads_and_numbers_out_of_range_are_usage_errors() -> None:
     ):
         with pytest.raises(UsageError):
             build_head("deconv", **{"channels": 8, **wrong})
+
+
+def test_the_option_offers_what_there_is() -> None:
+    assert set(get_args(get_type_hints(TrainConfig)["head"])) == set(HEADS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, log_loss
 
 from emvfm.errors import UsageError
+from emvfm.segmentation.config import TrainConfig
 from emvfm.segmentation.losses import DEFAULT_LOSS, IGNORE, LOSSES, build_loss, signed_distance
 
 
@@ -312,3 +314,7 @@ def test_misuse_is_a_usage_error() -> None:
     for label in (2, -1):
         with pytest.raises(UsageError, match="label without a class"):
             loss(logits, torch.full_like(target, label))
+
+
+def test_the_option_offers_what_there_is() -> None:
+    assert set(get_args(get_type_hints(TrainConfig)["loss"])) == set(LOSSES)

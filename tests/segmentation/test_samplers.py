@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emvfm.errors import UsageError
+from emvfm.segmentation.config import TrainConfig
 from emvfm.segmentation.samplers import SCHEMES, Sampler
 
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=4)
@@ -182,3 +183,7 @@ def test_misuse_is_a_usage_error() -> None:
 def test_draws_are_plain_integers() -> None:
     for pair in Sampler(np.array([3, 4]).tolist(), "balanced").draw(8):
         assert all(type(number) is int for number in pair)
+
+
+def test_the_option_offers_what_there_is() -> None:
+    assert set(get_args(get_type_hints(TrainConfig)["sampling"])) == set(SCHEMES)
