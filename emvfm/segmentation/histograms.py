@@ -72,6 +72,7 @@ def probability_histogram(
     values = probability.ravel()
     bins = np.maximum(np.ceil(values * BINS).astype(np.int64) - 1, 0) + truth.ravel() * BINS
     exact = values.astype(np.float64)
-    counts, totals = (np.bincount(bins, w, 2 * BINS).reshape(2, BINS) for w in (None, exact))
-    squares = np.bincount(truth.ravel().astype(np.int64), exact**2, 2)
-    return ProbabilityHistogram(counts.astype(np.float64), totals, squares)
+    counts = np.bincount(bins, minlength=2 * BINS).astype(np.float64).reshape(2, BINS)
+    totals = np.bincount(bins, exact, 2 * BINS).astype(np.float64).reshape(2, BINS)
+    squares = np.bincount(truth.ravel().astype(np.int64), exact**2, 2).astype(np.float64)
+    return ProbabilityHistogram(counts, totals, squares)
