@@ -16,6 +16,7 @@ __all__ = ["EvalConfig", "TrainConfig"]
 
 
 _Head = Literal["deconv", "linear", "deconv-reference", "dpt", "fpn", "detail"]
+_Head = Literal["deconv", "linear", "deconv-reference", "dpt", "fpn", "detail"]
 _Loss = Literal[
     "ce", "dice", "dice-background", "ce+dice", "tversky", "focal", "ce+boundary", "dice+boundary"
 ]

@@ -26,7 +26,7 @@ from emvfm.datasets.manifest import Dataset, load_dataset, save_dataset
 from emvfm.datasets.masks import read_mask
 from emvfm.datasets.options import ComposeOptions
 from emvfm.errors import CorruptError, EmvfmError, MissingError, RefusedError, UsageError
-from emvfm.segmentation import model, state
+from emvfm.segmentation import model, state, training
 from emvfm.segmentation.batches import ImageCrops, TokenCrops
 from emvfm.segmentation.checkpoints import load_run
 from emvfm.segmentation.config import TrainConfig
