@@ -26,11 +26,12 @@ from emvfm.provenance import digest
 __all__ = [
     "LoraReport",
     "adapter_parameters",
+    "adapter_settings",
+    "adapter_targets",
     "block_targets",
     "check_adapter",
     "inject_lora",
     "load_adapter",
-    "lora_parameter_count",
     "merge",
     "save_adapter",
 ]
@@ -127,10 +128,29 @@ def _full_names(backbone: Backbone, blocks: Sequence[int], names: Sequence[str])
     return tuple(full)
 
 
-def lora_parameter_count(backbone_module: nn.Module, targets: Sequence[str], rank: int) -> int:
-    """Return the parameters of a plain LoRA of `rank` on the linear layers called `targets`."""
-    modules = dict(backbone_module.named_modules())
-    return sum(rank * (modules[name].in_features + modules[name].out_features) for name in targets)  # type: ignore[operator]
+def adapter_targets(backbone: Backbone, options: LoraOptions) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return the blocks and the full names of the layers that an adapter of `options` goes into.
+
+    The layers must have been opened (``backbone.library.open_for_adapters``).
+
+    Raises
+    ------
+    UsageError
+        Unknown targets or blocks.
+    """
+    blocks = _blocks_of(options, backbone.spec)
+    return blocks, _full_names(backbone, blocks, block_targets(backbone.spec, options.lora_targets))
+
+
+def adapter_settings(options: LoraOptions) -> dict[str, Any]:
+    """Return what `injection.put_adapter` wants to know of `options`."""
+    return {
+        "rank": options.lora_rank,
+        "alpha": float(options.lora_alpha),
+        "dropout": options.lora_dropout,
+        "dora": options.dora,
+        "rslora": options.rslora,
+    }
 
 
 def _check_options(options: LoraOptions) -> None:
@@ -183,21 +203,14 @@ def inject_lora(backbone: Backbone, options: LoraOptions, *, seed: int = 0) -> L
     _check_options(options)
     if backbone.adapter is not None:
         raise UsageError("the backbone has an adapter already", where=backbone.label, todo="merge it first")
-    blocks = _blocks_of(options, backbone.spec)
+    _blocks_of(options, backbone.spec)  # refused before anything is changed
     with torch.no_grad():
         base = probe(backbone)
         backbone.library.open_for_adapters(backbone.module)
         opened = probe(backbone)
-    targets = _full_names(backbone, blocks, block_targets(backbone.spec, options.lora_targets))
+    blocks, targets = adapter_targets(backbone, options)
     _check_rank(backbone, options, targets)
-    settings = {
-        "rank": options.lora_rank,
-        "alpha": float(options.lora_alpha),
-        "dropout": options.lora_dropout,
-        "dora": options.dora,
-        "rslora": options.rslora,
-    }
-    put_adapter(backbone, targets, settings, options.lora_init, seed)
+    put_adapter(backbone, targets, adapter_settings(options), options.lora_init, seed)
     with torch.no_grad():
         adapted = probe(backbone)
     scale = max(1.0, float(base.abs().max()))

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Lt
 
 from emvfm.config import FORBID_EXTRA, Doc
 
-__all__ = ["BackboneOptions", "CheckOptions", "LoraOptions"]
+__all__ = ["BackboneOptions", "CheckOptions", "CostOptions", "LoraOptions"]
 
 
 _Weights = Annotated[Path | None, Doc("Weight file (safetensors or .pth) instead of the usual places.")]
@@ -93,3 +93,23 @@ class LoraOptions:
         Literal["default", "gaussian", "orthogonal", "pissa", "pissa_niter_4", "olora"],
         Doc("First values of the adapter; all leave the model as it is at step 0."),
     ] = "default"
+
+
+@dataclass(frozen=True)
+class CostOptions(LoraOptions):
+    """What the cost of a backbone is counted for; see `cost.count_cost`."""
+
+    image: Annotated[int, Gt(0), Doc("Side of a square image in pixels; padded to whole patches.")] = 518
+    head: Annotated[str, Doc("Segmentation head on top, of `train --head`.")] = "deconv"
+    head_layers: Annotated[int, Gt(0), Doc("Blocks whose tokens the head reads, evenly spaced.")] = 4
+    head_width: Annotated[int, Gt(0), Doc("Channels within the head.")] = 96
+    preset: Annotated[
+        Literal["reference"] | None,
+        Doc("reference: its head on the last block, its backbones if none is named, its columns in --to."),
+    ] = None
+    to: Annotated[Path | None, Doc("CSV file to write the table to.")] = None
+    measure: Annotated[bool, Doc("Also time random weights on --device, and read the peak of memory.")] = (
+        False
+    )
+    device: _Device = "auto"
+    precision: _Precision = "float32"

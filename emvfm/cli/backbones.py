@@ -1,17 +1,18 @@
-"""``emvfm backbones``: list the table, show one row, check one with its weights."""
+"""``emvfm backbones``: the table, what its rows cost, whether one works here, and adapters to take away."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from emvfm.backbones.options import CheckOptions
+from emvfm.backbones.options import CheckOptions, CostOptions
+from emvfm.cli.backbones_show import facts, show
 from emvfm.cli.command import Call, command
 
 if TYPE_CHECKING:
     from emvfm.backbones.checking import BackboneCheck
-    from emvfm.backbones.describe import Description
 
 __all__ = ["register"]
 
@@ -39,15 +40,17 @@ Name = Annotated[
 ]
 
 
-def _facts(pairs: list[tuple[str, Any]]) -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for key, value in pairs:
-        table.add_row(key, str(value))
-    return table
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Names of `emvfm backbones list`, timm:NAME, or openclip:MODEL/TAG.",
+        autocompletion=_complete,
+        show_default=False,
+    ),
+]
+Run = Annotated[
+    str, typer.Argument(help="Run trained with --lora, or the folder of an adapter.", show_default=False)
+]
 
 
 def _list(call: Call) -> None:
@@ -89,46 +92,31 @@ def _list(call: Call) -> None:
     )
 
 
-def _describe_lines(found: Description, weights: str) -> Any:
-    spec = found.spec
-    pairs = [
-        ("name", spec.name),
-        ("model", f"{spec.title} ({spec.library} {spec.model}, tag {spec.tag or 'none'})"),
-        ("patch, width, depth, heads", f"{spec.patch} px, {spec.width}, {spec.depth}, {spec.heads}"),
-        ("prefix tokens", f"{int(spec.has_cls)} class, {spec.registers} registers"),
-        ("native size", f"{spec.native} px"),
-        ("mean, std", f"{spec.mean}, {spec.std}"),
-        ("parameters", f"{found.parameters:,}"),
-        ("licence", f"{spec.licence} {spec.licence_url}"),
-        ("source", spec.page or "none"),
-        ("weights", weights),
-        (
-            "cost",
-            f"{found.gflops:,.0f} GFLOP an image of {found.side} x {found.side} px ({found.tokens} tokens)",
-        ),
-    ]
-    for choice, lora in found.lora.items():
-        pairs.append(
-            (
-                f"LoRA {choice}",
-                f"{', '.join(lora['targets'])}; rank {found.rank}: {lora['trainable']:,} trainable",
-            )
-        )
-    return _facts(pairs)
+def _export(call: Call, run: str, to: Path) -> None:
+    from rich.markup import escape
 
+    from emvfm.backbones.exporting import export_adapter
 
-def _show(call: Call, name: Name) -> None:
-    from emvfm.backbones.describe import describe
-    from emvfm.backbones.registry import find_spec
-    from emvfm.backbones.weights import find_local
-
-    spec = find_spec(name)
-    found = describe(spec)
-    local = find_local(spec, call.workspace)
-    missing = f"not here; {call.workspace.weights / (spec.stem + '.safetensors')} would be found"
+    found = export_adapter(run, to, call.workspace)
     call.result(
-        {**found.to_json(), "weights": str(local.path) if local else None},
-        _describe_lines(found, str(local.path) if local else missing),
+        found.to_json(),
+        f"{escape(found.folder)}: {found.tensors} tensors, {found.parameters:,} parameters, "
+        f"for {escape(found.backbone)}",
+        "README.md there says how plain peft loads it",
+    )
+
+
+def _merge(call: Call, run: str, to: Path, weights: Path | None) -> None:
+    from rich.markup import escape
+
+    from emvfm.backbones.exporting import merge_adapter
+
+    found = merge_adapter(run, to, call.workspace, weights=weights)
+    call.result(
+        found.to_json(),
+        f"{escape(found.file)}: {found.parameters:,} parameters of {escape(found.backbone)}, licence "
+        f"{escape(found.licence)}",
+        f"next: emvfm backbones check {escape(found.backbone)} --weights {escape(found.file)}",
     )
 
 
@@ -140,7 +128,7 @@ def _check_lines(found: BackboneCheck) -> list[Any]:
         table.add_row(str(layer), *(f"{numbers[key]:.3f}" for key in ("mean", "std", "norm", "cls_norm")))
     times = [f"{name} {ms:.0f} ms" for name, ms in found.ms.items()]
     verdict = "[green]passed[/green]" if found.passed else "[red]failed[/red]"
-    facts = _facts(
+    verdicts = facts(
         [
             ("backbone", found.label),
             ("weights", found.weights),
@@ -154,7 +142,7 @@ def _check_lines(found: BackboneCheck) -> list[Any]:
             ),
         ]
     )
-    return [facts, "", table, "", verdict]
+    return [verdicts, "", table, "", verdict]
 
 
 def _check(call: Call, config: CheckOptions, name: Name) -> None:
@@ -192,10 +180,25 @@ def register(app: typer.Typer) -> None:
         """List the backbones: sizes, licences, and whose weights are on this machine."""
         _list(call)
 
-    @command(group, "show")
-    def show_command(call: Call, name: Name) -> None:
-        """Show one backbone: licence, source, LoRA targets, parameters and cost; needs no weights."""
-        _show(call, name)
+    @command(group, "show", CostOptions)
+    def show_command(call: Call, config: CostOptions, names: Names = None) -> None:
+        """Show backbones: licence, source, parameters, operations, memory and time; needs no weights."""
+        show(call, config, names or [])
+
+    @command(group, "export")
+    def export_command(call: Call, run: Run, to: Annotated[Path, typer.Option(help="New folder.")]) -> None:
+        """Write a run's adapter as a folder that plain peft loads, without emvfm."""
+        _export(call, run, to)
+
+    @command(group, "merge")
+    def merge_command(
+        call: Call,
+        run: Run,
+        to: Annotated[Path, typer.Option(help="New file, .safetensors.", dir_okay=False)],
+        weights: Annotated[Path | None, typer.Option(help="Weights of the base, if elsewhere.")] = None,
+    ) -> None:
+        """Write base and adapter as one weight file under the library's own names."""
+        _merge(call, run, to, weights)
 
     @command(group, "check", CheckOptions)
     def check_command(call: Call, config: CheckOptions, name: Name) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -46,15 +47,16 @@ def test_list_as_json_says_whose_weights_are_here(tmp_path: Path) -> None:
 
 
 def test_show_needs_no_weights(tmp_path: Path) -> None:
-    code, text, _ = _run("show", "dinov3_vit7b16", "--json", root=tmp_path)
-    facts = json.loads(text)
+    code, text, _ = _run("show", "dinov3_vitb16", "--json", root=tmp_path)
+    (facts,) = json.loads(text)["backbones"]
     assert code == 0
-    assert facts["parameters"] == 6_716_030_976
-    # 40 blocks, rank 16, qkv (D -> 3D) and proj (D -> D) on D = 4096.
-    assert facts["lora"]["attention"]["trainable"] == 40 * 16 * 6 * 4096
+    assert facts["parameters"] == facts["backbone"] == 85_641_216
+    # 12 blocks, rank 16, qkv (D -> 3D) and proj (D -> D) on D = 768.
+    assert facts["adapter"] == 12 * 16 * 6 * 768
     # 2 operations a parameter and token, and attention on top of that.
-    assert 1 < facts["gflops"] * 1e9 / (2 * facts["parameters"] * facts["tokens"]) < 1.2
+    assert 1 < facts["gflops"] * 1e9 / (2 * facts["parameters"] * facts["tokens"]) < 1.3
     assert facts["side"] == 528
+    assert facts["measured"] is None
 
 
 def test_show_in_words(tmp_path: Path) -> None:
@@ -67,6 +69,71 @@ def test_show_in_words(tmp_path: Path) -> None:
         "huggingface.co/timm/vit_small_patch14_dinov2.lvd142m",
     ):
         assert part in text
+
+
+def test_show_several_in_one_table(tmp_path: Path) -> None:
+    options = ("--image", "96", "--lora-rank", "2", "--dora", "--head", "linear", "--head-layers", "2")
+    names = ("timm:test_vit", "timm:test_vit2")
+    code, text, _ = _run("show", *names, *options, "--to", str(tmp_path / "x.csv"), root=tmp_path)
+    assert code == 0
+    assert "huggingface" not in text
+    rows = list(csv.DictReader((tmp_path / "x.csv").open()))
+    assert [row["backbone"].split(".")[0] for row in rows] == list(names)
+    assert {row["lora_rank"] for row in rows} == {"2"}
+    assert int(rows[0]["frozen_trainable"]) == int(rows[0]["head_params"])
+
+
+def test_show_the_references_columns(tmp_path: Path) -> None:
+    arguments = ("show", "dinov2", "--preset", "reference", "--to", str(tmp_path / "x.csv"), "--json")
+    code, text, _ = _run(*arguments, root=tmp_path)
+    assert code == 0
+    (row,) = csv.DictReader((tmp_path / "x.csv").open())
+    assert row["seg_head_params"] == "3828866"
+    assert row["lora_backbone_trainable_params"] == "442368"
+    assert row["lora_plus_head_trainable_params"] == "4271234"
+    assert row["lora_policy"] == "vit_attention_only"
+    assert list(row) == list(json.loads(text)["table"][0])
+
+
+def test_show_measures_on_request(tmp_path: Path) -> None:
+    arguments = ("show", "timm:test_vit", "--measure", "--image", "64", "--device", "cpu")
+    code, text, _ = _run(*arguments, "--json", root=tmp_path)
+    measured = json.loads(text)["backbones"][0]["measured"]
+    assert code == 0
+    assert set(measured["ms"]) == {"forward", "lora", "full"}
+    assert min(measured["ms"].values()) > 0
+    assert "forward ms" in _run(*arguments, root=tmp_path)[1]
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """A run of the workspace with the adapter of an untrained tiny backbone."""
+    from emvfm.backbones.loading import load_backbone
+    from emvfm.backbones.lora import inject_lora, save_adapter
+    from emvfm.backbones.options import BackboneOptions, LoraOptions
+    from emvfm.workspace import Workspace
+
+    options = BackboneOptions(backbone="timm:test_vit", untrained=True, device="cpu")
+    backbone = load_backbone(options, Workspace(tmp_path))
+    inject_lora(backbone, LoraOptions(lora_rank=2))
+    run = tmp_path / "runs" / "first-run"
+    save_adapter(backbone, run / "checkpoints" / "adapter")
+    (run / "config.yaml").write_text("{}")
+    return run
+
+
+def test_export_and_merge(adapter: Path, tmp_path: Path) -> None:
+    code, text, _ = _run("export", "first", "--to", str(tmp_path / "out"), "--json", root=tmp_path)
+    found = json.loads(text)
+    assert code == 0
+    assert found["tensors"] == 24
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == found["files"]
+    code, text, _ = _run("merge", "first", "--to", str(tmp_path / "m.safetensors"), root=tmp_path)
+    assert code == 0
+    assert "306,240 parameters of timm:test_vit" in text
+    arguments = ("check", "timm:test_vit", "--weights", str(tmp_path / "m.safetensors"), "--device", "cpu")
+    assert _run(*arguments, root=tmp_path)[0] == 0
+    assert _run("export", str(adapter), "--to", str(tmp_path / "two"), root=tmp_path)[0] == 0
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
@@ -111,6 +178,11 @@ def test_check_real_weights_under_their_own_name(shared_weights: Path, tmp_path:
         (("check", "dinov2"), 3, "download model.safetensors"),
         (("check", "dinov2", "--weights", "nowhere.pth"), 3, "nowhere.pth"),
         (("show", "dinov4"), 3, "dinov3"),
+        (("show",), 2, "no backbone named"),
+        (("show", "timm:test_vit", "--head", "none"), 2, "unknown head"),
+        (("show", "timm:test_vit", "--lora-blocks", "9"), 2, "0 to 5"),
+        (("export", "nothing", "--to", "nowhere"), 3, "no such run"),
+        (("merge", "nothing", "--to", "nowhere"), 2, "in .safetensors"),
         (("check", "timm:resnet18", "--untrained"), 2, "not a plain vision transformer"),
         (("check", "dinov2", "--untrained", "--device", "tpu9"), 2, "no such device"),
     ],
