@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import shutil
@@ -11,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchmetrics.functional.classification import binary_f1_score, binary_jaccard_index
 
 from emvfm.datasets.catalog import open_dataset
@@ -20,10 +22,16 @@ from emvfm.datasets.manifest import save_dataset
 from emvfm.datasets.masks import read_mask
 from emvfm.datasets.options import ComposeOptions
 from emvfm.errors import MissingError, UsageError
+from emvfm.segmentation import evaluation
+from emvfm.segmentation.boundary import boundary_score
 from emvfm.segmentation.checkpoints import load_run
 from emvfm.segmentation.config import EvalConfig
 from emvfm.segmentation.evaluation import PROTOCOL, Panel, evaluate
+from emvfm.segmentation.histograms import ProbabilityHistogram, probability_histogram
+from emvfm.segmentation.instances import label_instances, match_instances, panoptic
 from emvfm.segmentation.metrics import bootstrap_pooled
+from emvfm.segmentation.scoring import measure
+from emvfm.segmentation.thresholds import best_threshold
 
 
 def _scores_of(*data: str, **changes: object) -> EvalConfig:
@@ -146,7 +154,7 @@ def test_the_json_of_a_cell_says_what_was_scored(trained, workspace, fast) -> No
     assert (value["train"], value["adaptation"], value["test"]) == ("a+b", "frozen", "b:test")
     assert (value["seed"], value["n"], value["protocol"]) == (3, 2, PROTOCOL)
     assert "untrained" in value["backbone"]
-    assert set(value["images"][0]) == {"id", "source", "tp", "fp", "fn", "tn", "iou", "dice"}
+    assert set(value["images"][0]) == {"id", "source", "block", "tp", "fp", "fn", "tn", "iou", "dice"}
     for image in value["images"]:
         whole = image["tp"] + image["fp"] + image["fn"]
         assert image["iou"] == pytest.approx(image["tp"] / whole if whole else 1.0)
@@ -248,3 +256,111 @@ def test_misuse_leaves_the_metrics_as_they_were(trained, workspace, fast) -> Non
     with pytest.raises(UsageError, match="not finished"):
         evaluate([run.path], _scores_of("a"), workspace)
     assert run.metrics == before
+
+
+def test_the_full_scores_are_those_of_the_predictions(trained, workspace, fast) -> None:
+    run = trained(fast())
+    (cell,) = evaluate([run.path], _scores_of("a", metrics="full", smallest=3, tolerance=1), workspace)
+    pairs = list(_predictions(run, workspace, "a:test").values())
+    outlines = [boundary_score(p, m, tolerance=1) for p, m in pairs]
+    assert cell.scores["boundary_f1"].value == pytest.approx(sum(outlines[1:], start=outlines[0]).f1)
+    objects = [
+        match_instances(label_instances(m, minimum=3), label_instances(p, minimum=3)).counts()
+        for p, m in pairs
+    ]
+    assert cell.scores["pq"].value == pytest.approx(float(panoptic(np.sum(objects, axis=0))["pq"]))
+    for image, outline, table in zip(cell.images, outlines, objects, strict=True):
+        assert image.extra["boundary_f1"] == pytest.approx(outline.f1)
+        assert image.extra["objects_matched"] == table[1]
+    rows = list(csv.DictReader((run.path / "evaluation/a-test-slices.csv").open()))
+    assert [row["id"] for row in rows] == [image.id for image in cell.images]
+    assert float(rows[0]["boundary_f1"]) == pytest.approx(outlines[0].f1)
+    failures = list(csv.DictReader((run.path / "evaluation/a-test-failures.csv").open()))
+    kinds = [row["kind"] for row in failures]
+    assert (kinds.count("missed"), kinds.count("false")) == tuple(np.sum(objects, axis=0)[[3, 2]])
+    dataset = open_dataset(workspace, "a:test")
+    for row in failures:  # the centre is inside of the object's image, and its area is that of its pixels
+        assert row["image"] in {s.id for s in dataset.samples}
+        assert 0 <= float(row["row"]) < 96
+        assert int(row["area_px"]) >= 3
+
+
+def test_a_run_is_scored_once_unless_something_changed(trained, workspace, fast, monkeypatch) -> None:
+    run = trained(fast())
+    scored = []
+    monkeypatch.setattr(evaluation, "measure", lambda *a, **k: (scored.append(k["id"]), measure(*a, **k))[1])
+    first = evaluate([run.path], _scores_of("a"), workspace)
+    n = len(scored)
+    assert n == 2
+    assert evaluate([run.path], _scores_of("a"), workspace) == first
+    assert len(scored) == n
+    assert evaluate([run.path], _scores_of("a"), workspace, again=True) == first
+    assert len(scored) == 2 * n
+    evaluate([run.path], _scores_of("a", metrics="full"), workspace)
+    assert len(scored) == 3 * n
+    dataset = open_dataset(workspace, "a")
+    changed = tuple(replace(s, pixel_size_nm=7.0) for s in dataset.samples)
+    save_dataset(replace(dataset, samples=changed))
+    evaluate([run.path], _scores_of("a", metrics="full"), workspace)
+    assert len(scored) == 4 * n
+
+
+def test_the_threshold_comes_from_validation_slices_alone(trained, workspace, fast) -> None:
+    run = trained(fast())
+    (cell,) = evaluate([run.path], _scores_of("a", threshold="validation"), workspace)
+    segmenter, dataset = load_run(run.path, workspace), open_dataset(workspace, "a:val")
+    slices = segmenter.slices(dataset, workspace)
+    total = ProbabilityHistogram.empty()
+    for i, sample in enumerate(dataset.samples):
+        total += probability_histogram(slices.probability(i), read_mask(dataset.mask_path(sample)))
+    assert cell.threshold == best_threshold(total)
+    assert cell.chosen_on == "1 validation slices of a"
+    assert f"above {cell.threshold:g} (chosen on 1 validation" in cell.to_json()["protocol"]
+    # Scores do follow the threshold …
+    (given,) = evaluate([run.path], _scores_of("a", threshold=cell.threshold), workspace)
+    assert given.iou == cell.iou
+    assert given.chosen_on is None
+    # … and test slices can't move it: with all their masks inverted it is the same.
+    whole = open_dataset(workspace, "a")
+    for sample in whole.split("test").samples:
+        path = whole.mask_path(sample)
+        Image.fromarray((~read_mask(path)).astype(np.uint8) * 255).save(path)
+    config = _scores_of("a", threshold="validation")
+    (other,) = evaluate([run.path], config, workspace, again=True)
+    assert other.threshold == cell.threshold
+    assert other.iou.value != cell.iou.value
+    assert set(run.metrics["eval"]) >= {"a:test (threshold validation)"}
+
+
+def test_a_threshold_is_not_chosen_where_it_is_scored_nor_on_other_data(trained, workspace, fast) -> None:
+    run = trained(fast())
+    for reference in ("a:val", "a:val,test"):
+        with pytest.raises(UsageError, match="chosen on slices that are scored"):
+            evaluate([run.path], _scores_of(reference, threshold="validation"), workspace)
+    dataset = open_dataset(workspace, "a")
+    moved = tuple(
+        replace(s, split={"val": "train", "train": "val"}.get(s.split, s.split)) for s in dataset.samples
+    )
+    save_dataset(replace(dataset, samples=moved))
+    with pytest.raises(UsageError, match="data changed"):
+        evaluate([run.path], _scores_of("b", threshold="validation"), workspace)
+    assert "eval" not in run.metrics
+
+
+def test_averaging_over_turns_is_that_of_the_predictions(trained, workspace, fast) -> None:
+    run = trained(fast())
+    (plain,) = evaluate([run.path], _scores_of("a"), workspace)
+    (turned,) = evaluate([run.path], _scores_of("a", tta="flips"), workspace)
+    segmenter, dataset = load_run(run.path, workspace), open_dataset(workspace, "a:test")
+    pairs = []
+    for sample in dataset.samples:
+        image = read_image(dataset.image_path(sample))
+        views = [
+            segmenter.predict(np.ascontiguousarray(image[flip]))[flip]
+            for flip in (np.s_[:, :], np.s_[::-1], np.s_[:, ::-1], np.s_[::-1, ::-1])
+        ]
+        pairs.append((np.mean(views, axis=0) > 0.5, read_mask(dataset.mask_path(sample))))
+    assert turned.iou.value == pytest.approx(_jaccard(pairs), abs=1e-4)
+    assert set(run.metrics["eval"]) == {"a:test", "a:test (tta flips)"}
+    assert "4 turned images" in turned.protocol
+    assert plain.protocol == PROTOCOL
