@@ -163,6 +163,28 @@ def test_block_subset_and_counts(tiny: Tiny, workspace: Workspace) -> None:
     assert json.loads(json.dumps(report.to_json()))["per_block"]["1"] == one_block
 
 
+@pytest.mark.parametrize("kind", ["dinov2_giant", "openclip"])
+@pytest.mark.parametrize("variant", ["plain", "dora", "rslora", "pissa", "olora"])
+def test_a_block_subset_acts_there_and_nowhere_else(
+    tiny: Tiny, workspace: Workspace, kind: str, variant: str
+) -> None:
+    """Blocks before it give the base's tokens, and a loss of the tokens reaches every tensor in it."""
+    backbone = _load(tiny(kind), workspace)
+    images = torch.randn(1, 3, 3 * backbone.patch, 3 * backbone.patch)
+    with torch.no_grad():
+        before = backbone.tokens(images, [0, 1, 2]).patches
+    options = replace(VARIANTS[variant], lora_targets=("attention+mlp",), lora_blocks=(1,))
+    inject_lora(backbone, options)
+    assert all(".1." in name for name, _ in adapter_parameters(backbone.module))
+    _train_a_little(backbone)
+    after = backbone.tokens(images, [0, 1, 2]).patches
+    torch.testing.assert_close(after[:, 0], before[:, 0], atol=1e-6, rtol=0)
+    assert float((after[:, 1] - before[:, 1]).abs().max().detach()) > 1e-3
+    after[:, 2].pow(4).mean().backward()
+    gradients = [parameter.grad for _, parameter in adapter_parameters(backbone.module)]
+    assert all(gradient is not None and bool(gradient.any()) for gradient in gradients)
+
+
 def test_explicit_targets(tiny: Tiny, workspace: Workspace) -> None:
     report = inject_lora(_load(tiny("vit"), workspace), replace(SMALL, lora_targets=("mlp.fc2",)))
     assert set(report.targets) == {f"blocks.{i}.mlp.fc2" for i in range(6)}
