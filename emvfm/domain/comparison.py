@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from emvfm.domain.resampling import block_jackknife_interval, block_permutation_test, split_halves
 from emvfm.errors import UsageError
 
-__all__ = ["Comparison", "Measure", "Statistics", "compare"]
+__all__ = ["TOO_SMALL", "Comparison", "Measure", "Statistics", "compare"]
 
 Rows = NDArray[np.intp]
+#: What a p-value is where a caveat is known; the caveat itself is said once, beside all results.
+TOO_SMALL = "too small by an unknown amount, as slices depend on each other beyond what is exchanged"
 #: One value a measure, of two arrays of rows; rows of the second set follow those of the first.
 Statistics = Callable[[Rows, Rows], Sequence[float]]
 
@@ -79,6 +81,8 @@ class Comparison:
         Values of halves of the same domain (the two domains alternate) and of different domains.
     null
         Values under permutation.
+    caveat
+        Why the p-value may be too small, empty where nothing is known against it; see `emvfm.domain.dependence`.
     """
 
     names: tuple[str, str]
@@ -106,14 +110,20 @@ class Comparison:
     relative: float | None = None
     interval: str = "block jackknife, Student"
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    caveat: str = ""
+
+    @property
+    def least_p_value(self) -> float:
+        """What no p-value of these blocks is below, however far apart the domains are."""
+        # A symmetric measure with equally many blocks: exchanging all of them changes nothing.
+        observed_ways = 2 if self.symmetric and self.blocks[0] == self.blocks[1] else 1
+        return observed_ways / self.distinct
 
     @property
     def too_few(self) -> bool:
         """Whether there are too few blocks to say anything, however far apart the domains are."""
-        # A symmetric measure with equally many blocks: exchanging all of them changes nothing.
-        observed_ways = 2 if self.symmetric and self.blocks[0] == self.blocks[1] else 1
         no_halves = not self.within if self.centred else self.ratio is None
-        return observed_ways / self.distinct > 0.05 or no_halves
+        return self.least_p_value > 0.05 or no_halves
 
     @property
     def beyond(self) -> bool:
@@ -131,12 +141,23 @@ class Comparison:
     def verdict(self) -> str:
         """One sentence a person can quote, or why nothing can be said."""
         first, second = self.names
+        if self.too_few and self.least_p_value <= 0.05:
+            lacking = (
+                "hold too few to be compared" if not self.within else f"are at {np.mean(self.within):.3g}"
+            )
+            return (
+                f"{first} and {second}: too few blocks of slices to say anything: halves of one of them {lacking}, so "
+                f"that nothing shows what no difference looks like ({self.blocks[0]} and {self.blocks[1]} blocks)"
+            )
         if self.too_few:
             return (
                 f"{first} and {second}: too few blocks of slices to say anything "
-                f"({self.blocks[0]} and {self.blocks[1]}, {self.distinct} ways to exchange them)"
+                f"({self.blocks[0]} and {self.blocks[1]}, {self.distinct} ways to exchange them, so that no p-value "
+                f"is below {self.least_p_value:.2g})"
             )
         test = f"p = {self.p_value:.3g} from {self.permutations} exchanges of blocks"
+        if self.caveat and self.p_value <= 0.05:
+            test += f", {TOO_SMALL}"
         if self.p_value > 0.05:
             return f"{first} and {second}: no evidence that they differ to this backbone ({test})"
         if self.ratio is not None and self.further == "larger":
@@ -151,7 +172,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields and the verdict as plain JSON values."""
-        return {**asdict(self), "verdict": self.verdict}
+        return {**asdict(self), "least_p_value": self.least_p_value, "verdict": self.verdict}
 
 
 def compare(

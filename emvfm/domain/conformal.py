@@ -195,6 +195,11 @@ class Calibration:
         return math.ceil(1 / self.level - 1 - 1e-9)
 
     @property
+    def least_p_value(self) -> float:
+        """What no p-value is below, however outlying an image is."""
+        return 1 / (self.blocks + 1)
+
+    @property
     def enough(self) -> bool:
         return self.blocks >= self.needed
 
@@ -203,15 +208,22 @@ class Calibration:
         """One sentence on what the threshold promises."""
         if self.enough:
             promise = f"the threshold promises a rate of false alarms of {self.level:.2g}"
-            return f"{promise}, from {self.blocks} calibration blocks"
+            return f"{promise}, from {self.blocks} calibration blocks (no p-value is below {self.least_p_value:.2g})"
         return (
             f"too few calibration blocks for level {self.level:.2g} ({self.blocks}, {self.needed} are needed): "
-            f"the least rate of false alarms that a threshold can promise is {self.promised:.2g}"
+            f"the least rate of false alarms that a threshold can promise, and the least p-value of any image, is "
+            f"{self.least_p_value:.2g}"
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields and the verdict as plain JSON values."""
-        return {**asdict(self), "needed": self.needed, "enough": self.enough, "verdict": self.verdict}
+        return {
+            **asdict(self),
+            "needed": self.needed,
+            "least_p_value": self.least_p_value,
+            "enough": self.enough,
+            "verdict": self.verdict,
+        }
 
 
 def calibrate(scores: ArrayLike, blocks: Sequence[int], *, level: float = 0.05) -> Calibration:

@@ -3,7 +3,8 @@
 The manifold of a set is the union of balls around its embeddings, each reaching to its k-th nearest neighbour
 in the set (Kynkäänniemi et al. 2019, arXiv:1904.06991; Naeem et al. 2020, arXiv:2002.09797). Slices of a stack are
 nearly equal to their neighbours in it, so that balls hardly reach out of their own block and hold nothing of even
-the same stack; with block labels a ball reaches to the k-th nearest embedding of another block.
+the same stack; with block labels a ball reaches to the k-th nearest embedding of another block. Balls hold their surface,
+as in both papers; dgm-eval leaves it out, which matters only where embeddings of both sets coincide.
 """
 
 from __future__ import annotations

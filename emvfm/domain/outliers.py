@@ -12,6 +12,10 @@ cosine             one minus the cosine to the mean
 residual           norm of what the first principal components leave (the residual of ViM, arXiv 2203.10807)
 norm               absolute log ratio of the length to the median length: a control that knows no direction
 =================  =======================================================================================
+
+pytorch-ood inverts unshrunk scatters with 1e-6 on the diagonal: with fewer images than dimensions that constant decides
+its Mahalanobis distances, so ours shrink instead. Its relative distance of a single class is nought for every image; ours
+then takes a part of the variance as background (see `fit_detector`).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from statistics import mean
 from typing import Any
 
 from emvfm.domain.classifier_scores import Estimate
+from emvfm.domain.comparison import TOO_SMALL
 
 __all__ = ["DomainProbe", "StackNull", "listed"]
 
@@ -67,6 +68,8 @@ class DomainProbe:
     null, null_auroc
         Scores under relabelling; with few parts their mean lies below chance, as leaving a part out makes its
         dataset look less like it.
+    caveat
+        Why the p-value may be too small, empty where nothing is known against it; see `emvfm.domain.dependence`.
     """
 
     names: tuple[str, ...]
@@ -97,12 +100,18 @@ class DomainProbe:
         "cross-validation leaving out runs of neighbouring slices with a gap; scaling and PCA fitted on "
         "training rows; classes weighted alike; bootstrap over blocks; relabelling of whole parts"
     )
+    caveat: str = ""
+
+    @property
+    def least_p_value(self) -> float:
+        """What no p-value of these parts is below, however well the probe does."""
+        return self.same / self.distinct
 
     @property
     def enough(self) -> bool:
         """Whether there are enough parts to say anything."""
         testable = all(2 * tested >= n for tested, n in zip(self.tested, self.n, strict=True))
-        return testable and self.same / self.distinct <= 0.05 and self.permutations >= 19
+        return testable and self.least_p_value <= 0.05 and self.permutations >= 19
 
     @property
     def verdict(self) -> str:
@@ -116,6 +125,8 @@ class DomainProbe:
                 "testable)"
             )
         test = f"p = {ba.p_value:.3g} from {self.permutations} exchanges of parts"
+        if self.caveat and ba.p_value is not None and ba.p_value <= 0.05:
+            test += f", {TOO_SMALL}"
         score = f"balanced accuracy {ba}, chance {self.chance:.2f}; AUROC {self.auroc}"
         by_chance = ba.low is not None and ba.low <= self.chance
         if ba.p_value is None or ba.p_value > 0.05 or by_chance:
@@ -140,4 +151,9 @@ class DomainProbe:
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields and the verdict as plain JSON values."""
-        return {**asdict(self), "enough": self.enough, "verdict": self.verdict}
+        return {
+            **asdict(self),
+            "least_p_value": self.least_p_value,
+            "enough": self.enough,
+            "verdict": self.verdict,
+        }

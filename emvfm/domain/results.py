@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Literal, get_args
+from typing import Literal, TypedDict, Unpack, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -38,6 +38,7 @@ __all__ = [
     "FRECHET",
     "Discrepancy",
     "FrechetComparison",
+    "Resampling",
     "compare_coverage",
     "compare_discrepancies",
     "compare_frechet",
@@ -49,6 +50,25 @@ __all__ = [
 Discrepancy = Literal["polynomial", "rbf", "energy", "sliced-wasserstein"]
 DISCREPANCIES: tuple[Discrepancy, ...] = get_args(Discrepancy)
 FRECHET = Measure("fd", "Fréchet distance", ddof=1)
+
+
+class Resampling(TypedDict, total=False):
+    """How any comparison is resampled; see `comparison.compare` for what is not given.
+
+    Attributes
+    ----------
+    permutations, repeats
+        Exchanges of blocks for the null, draws of halves.
+    level
+        Coverage of the interval.
+    seed
+        Of the exchanges and halves, and of whatever else a measure draws.
+    """
+
+    permutations: int
+    repeats: int
+    level: float
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -75,10 +95,7 @@ def compare_frechet(
     y: ArrayLike,
     blocks_x: Sequence[int],
     blocks_y: Sequence[int],
-    *,
-    permutations: int = 999,
-    level: float = 0.95,
-    seed: int = 0,
+    **resampling: Unpack[Resampling],
 ) -> FrechetComparison:
     """Compare ``(n, D)`` with ``(m, D)`` embeddings whose rows carry block labels.
 
@@ -87,7 +104,7 @@ def compare_frechet(
     matrix = gram(x, y)
     (found,) = compare(
         names, lambda a, b: (frechet_from_gram(matrix, a, b),), (FRECHET,), blocks_x, blocks_y,
-        dimension=np.shape(x)[1], permutations=permutations, level=level, seed=seed,
+        dimension=np.shape(x)[1], **resampling,
     )  # fmt: skip
     return _frechet(found)
 
@@ -98,10 +115,7 @@ def compare_shrunk_frechet(
     y: ArrayLike,
     blocks_x: Sequence[int],
     blocks_y: Sequence[int],
-    *,
-    permutations: int = 999,
-    level: float = 0.95,
-    seed: int = 0,
+    **resampling: Unpack[Resampling],
 ) -> FrechetComparison:
     """Compare as `compare_frechet`, with covariances shrunk by Ledoit and Wolf's rule in every resample."""
     distance = ShrunkFrechet(x, y)
@@ -112,7 +126,7 @@ def compare_shrunk_frechet(
     )
     (found,) = compare(
         names, lambda a, b: (distance(a, b),), (measure,), blocks_x, blocks_y,
-        dimension=distance.dimension, permutations=permutations, level=level, seed=seed,
+        dimension=distance.dimension, **resampling,
     )  # fmt: skip
     return _frechet(found)
 
@@ -125,9 +139,7 @@ def compare_frechet_at_infinity(
     blocks_y: Sequence[int],
     *,
     points: int = 15,
-    permutations: int = 999,
-    level: float = 0.95,
-    seed: int = 0,
+    **resampling: Unpack[Resampling],
 ) -> Comparison:
     """Compare by the Fréchet distance extrapolated to infinite n; the points of the line are in `parameters`.
 
@@ -139,7 +151,7 @@ def compare_frechet_at_infinity(
     matrix = gram(x, y)
     n, m = len(np.asarray(x)), len(np.asarray(y))
     labels = _joint_labels(blocks_x, blocks_y)
-    distance = FrechetAtInfinity(matrix, labels, points=points, seed=seed)
+    distance = FrechetAtInfinity(matrix, labels, points=points, seed=resampling.get("seed", 0))
     line: Extrapolation | None = distance.fit(np.arange(n), n + np.arange(m))
     if line is None:
         raise UsageError("too few blocks to extrapolate", where=" × ".join(names), expected="2 or more each")
@@ -149,7 +161,7 @@ def compare_frechet_at_infinity(
     )  # fmt: skip
     (found,) = compare(
         names, lambda a, b: (distance(a, b),), (measure,), blocks_x, blocks_y,
-        dimension=np.shape(x)[1], permutations=permutations, level=level, seed=seed,
+        dimension=np.shape(x)[1], **resampling,
     )  # fmt: skip
     return found
 
@@ -158,11 +170,7 @@ def compare_moments(
     names: tuple[str, str],
     x: Mapping[int, Moments],
     y: Mapping[int, Moments],
-    *,
-    permutations: int = 999,
-    repeats: int = 100,
-    level: float = 0.95,
-    seed: int = 0,
+    **resampling: Unpack[Resampling],
 ) -> FrechetComparison:
     """Compare two domains by the streamed moments of each block of slices, such as of patch embeddings.
 
@@ -189,7 +197,7 @@ def compare_moments(
     (found,) = compare(
         names, distance, (measure,), list(x), list(y), dimension=len(parts[0].mean),
         n=(sum(p.n for p in x.values()), sum(p.n for p in y.values())),
-        least=1, permutations=permutations, repeats=repeats, level=level, seed=seed,
+        least=1, **resampling,
     )  # fmt: skip
     return _frechet(found)
 
@@ -206,9 +214,7 @@ def compare_discrepancies(
     gamma: float | None = None,
     projections: int = 128,
     order: int = 2,
-    permutations: int = 999,
-    level: float = 0.95,
-    seed: int = 0,
+    **resampling: Unpack[Resampling],
 ) -> tuple[Comparison, ...]:
     """Compare by kernel distances, the energy distance or the sliced Wasserstein distance.
 
@@ -219,6 +225,7 @@ def compare_discrepancies(
     gamma
         Of the RBF kernel; the median heuristic on all rows of both domains without it.
     """
+    seed = resampling.get("seed", 0)
     distances = squared_distances(x, y)
     n, m, dimension = len(np.asarray(x)), len(np.asarray(y)), np.shape(x)[1]
     labels = np.unique(_joint_labels(blocks_x, blocks_y), return_inverse=True)[1]
@@ -253,7 +260,7 @@ def compare_discrepancies(
 
     return compare(
         names, lambda a, b: [value(kind, a, b) for kind in kinds], measures, blocks_x, blocks_y,
-        dimension=dimension, permutations=permutations, level=level, seed=seed,
+        dimension=dimension, **resampling,
     )  # fmt: skip
 
 
@@ -266,9 +273,7 @@ def compare_coverage(
     *,
     k: int = 5,
     neighbours: Literal["other-blocks", "all"] = "other-blocks",
-    permutations: int = 999,
-    level: float = 0.95,
-    seed: int = 0,
+    **resampling: Unpack[Resampling],
 ) -> tuple[Comparison, ...]:
     """Compare by precision, recall, density and coverage of `y` with `x` as reference.
 
@@ -290,5 +295,5 @@ def compare_coverage(
     ]  # fmt: skip
     return compare(
         names, lambda a, b: neighbour_coverage(distances, a, b, k=k, labels=own), measures, blocks_x, blocks_y,
-        dimension=np.shape(x)[1], permutations=permutations, level=level, seed=seed,
+        dimension=np.shape(x)[1], **resampling,
     )  # fmt: skip

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, groupby, permutations
 from typing import Any
 
 import numpy as np
 
 from emvfm.domain.comparison import Comparison
+from emvfm.domain.dependence import Dependence, joint_caveat
 from emvfm.domain.moments import Moments, streamed_moments
 from emvfm.report.distance_figures import distance_matrix, distances_by_layer, values_with_nulls
 from emvfm.studies.domains import Domain, chosen_layers
@@ -212,6 +213,7 @@ def compare_domains(
     options: DomainOptions,
     method: Callable[[Domain, Domain, int], Sequence[Comparison]],
     *,
+    dependences: Sequence[Dependence] = (),
     ordered: bool = False,
 ) -> Distances:
     """Compare all pairs of domains at the chosen layers.
@@ -220,12 +222,18 @@ def compare_domains(
     ----------
     method
         Gives the comparisons of two domains at the position of a layer.
+    dependences
+        Of the domains, for what their p-values may owe to blocks that are too short.
     ordered
         Whether the first of a pair is a reference, so that pairs count in both orders.
     """
     pairs = list((permutations if ordered else combinations)(domains, 2))
+    of = {d.name: d for d in dependences}
     entries = tuple(
-        (domains[0].embeddings.layers[layer], comparison)
+        (
+            domains[0].embeddings.layers[layer],
+            replace(comparison, caveat=joint_caveat([of[d.name] for d in (a, b) if d.name in of])),
+        )
         for layer in chosen_layers(options, domains)
         for a, b in pairs
         for comparison in method(a, b, layer)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from annotated_types import Ge
+
 from emvfm.backbones.options import BackboneOptions
 from emvfm.config import Doc
 
@@ -18,4 +20,12 @@ class DomainOptions(BackboneOptions):
     pool: Annotated[Literal["mean", "cls", "mean+cls"], Doc("One vector an image: which.")] = "mean"
     layer: Annotated[int, Doc("Position among the stored layers; -1 is the last.")] = -1
     all_layers: Annotated[bool, Doc("Every stored layer instead of one.")] = False
+    block_length: Annotated[
+        int | None,
+        Ge(0),
+        Doc(
+            "Least slices of a block of neighbours, else about the root of their number; 0: more where slices are "
+            "measured to depend on each other over more than a third of that."
+        ),
+    ] = None
     seed: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emvfm.domain.classifier_scores import Estimate
+from emvfm.domain.dependence import Dependence, joint_caveat
 from emvfm.domain.folds import FoldPlan, plan_folds
 from emvfm.domain.probe import ProbeSettings, probe_domains, probe_one_stack
 from emvfm.domain.probe_results import DomainProbe, StackNull
@@ -113,6 +114,7 @@ def probe_layer(
     parts: int = 6,
     gap: int = 1,
     target: str = "foreground",
+    dependences: Sequence[Dependence] = (),
 ) -> LayerProbes:
     """Run both probes at one layer.
 
@@ -124,6 +126,8 @@ def probe_layer(
         One domain probe each.
     parts, gap
         See `emvfm.domain.folds.plan_folds`.
+    dependences
+        Of the domains, for what their p-values may owe to parts that are too short.
     """
     plans = [
         plan_folds(
@@ -147,7 +151,14 @@ def probe_layer(
             names, xs, its_plans, within = (
                 [of[i] for i in chosen] for of in ([d.name for d in domains], vectors, plans, own)
             )
-            probes.append(probe_domains(names, xs, its_plans, settings, within=within))  # type: ignore[arg-type]
+            probe = probe_domains(names, xs, its_plans, settings, within=within)  # type: ignore[arg-type]
+            # Parts are exchanged, which are one block each or longer.
+            exchanged = [
+                replace(d, block=d.block * d.blocks / len(p.runs))
+                for d, p in zip(dependences, plans, strict=bool(dependences))
+            ]
+            caveat = joint_caveat([exchanged[i] for i in chosen] if exchanged else [])
+            probes.append(replace(probe, caveat=caveat))
     found, impossible = _task(domains, plans, position, task, target)
     return LayerProbes(domains[0].embeddings.layers[position], probes, stacks, found, impossible)
 

@@ -115,7 +115,7 @@ def test_files_are_written_and_hold_what_was_said(workspace: Workspace, fd: Call
         "figures/fd.png",
     }
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert metrics == {name: record[name] for name in ("backbone", "results", "matrices")}
+    assert metrics == {name: record[name] for name in ("backbone", "results", "matrices", "dependence")}
     (row,) = csv.DictReader((folder / "distances.csv").open())
     (found,) = record["results"]
     assert (row["a"], row["b"], row["n_a"], row["n_b"]) == ("a", "b", "12", "12")

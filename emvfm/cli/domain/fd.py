@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Lt
 
 from emvfm.cli.command import Call, command
 from emvfm.cli.completion import complete_dataset
+from emvfm.cli.domain.run import finish_distances, open_blocked
 from emvfm.config import Doc
 from emvfm.errors import UsageError
 from emvfm.studies.options import DomainOptions
@@ -96,12 +97,14 @@ def _compare_images(
     names = (a.name, b.name)
     x, y = (d.vectors(config, layer)[rows[d.name]] for d in (a, b))
     blocks = [[d.blocks[i] for i in rows[d.name]] for d in (a, b)]
-    shared = {"permutations": config.permutations, "level": config.level, "seed": config.seed}
+    shared: results.Resampling = {
+        "permutations": config.permutations, "level": config.level, "seed": config.seed,
+    }  # fmt: skip
     plain = results.compare_shrunk_frechet if config.shrinkage != "none" else results.compare_frechet
-    found: list[Comparison] = [plain(names, x, y, *blocks, **shared)]  # type: ignore[arg-type]
+    found: list[Comparison] = [plain(names, x, y, *blocks, **shared)]
     if config.infinity:
         found.append(
-            results.compare_frechet_at_infinity(names, x, y, *blocks, points=config.points, **shared)  # type: ignore[arg-type]
+            results.compare_frechet_at_infinity(names, x, y, *blocks, points=config.points, **shared)
         )
     return found
 
@@ -129,33 +132,21 @@ def fd(
     ],
 ) -> None:
     """Fréchet distance of image or patch embeddings, with its null, its interval and a verdict."""
-    from rich.markup import escape
-
     from emvfm.domain.resampling import equal_rows
     from emvfm.studies.distances import compare_domains
-    from emvfm.studies.domains import open_domains, write_domain_run
 
     config = _settled(config)
-    domains = open_domains(datasets, config, call.workspace, console=call.console)
+    opened = open_blocked(call, config, datasets)
+    domains = opened.domains
     rows: dict[str, Sequence[int]] = {d.name: list(range(len(d))) for d in domains}
     if config.equal_n:
         chosen = equal_rows([d.blocks for d in domains], seed=config.seed)
         rows = {d.name: own.tolist() for d, own in zip(domains, chosen, strict=True)}
     method = _Patches(config, rows) if config.patches else partial(_compare_images, config, rows)
-    found = compare_domains(domains, config, method)
-    record = found.to_json()
-    files = found.files()
+    found = compare_domains(domains, config, method, dependences=opened.dependences)
     lines = _lines(found.entries)
-    if lines is not None:
-        files["figures/fd-infinity-lines.png"] = lines
-    folder = write_domain_run(call.workspace, "fd", config, domains, record, files)
-    label = domains[0].embeddings.label
-    call.result(
-        {"folder": str(folder), "backbone": label, **record},
-        found.table(),
-        *map(escape, found.remarks()),
-        f"[dim]{escape(f'{label}; {found.entries[0][1].dimension} dimensions; {folder}')}[/]",
-    )
+    files = {} if lines is None else {"figures/fd-infinity-lines.png": lines}
+    finish_distances(call, "fd", config, opened, found, files=files)
 
 
 def register(domain: typer.Typer) -> None:

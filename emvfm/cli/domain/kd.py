@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from emvfm.cli.command import Call, command
 from emvfm.cli.completion import complete_dataset
+from emvfm.cli.domain.run import finish_distances, open_blocked
 from emvfm.config import Doc
 from emvfm.errors import UsageError
 from emvfm.studies.options import DomainOptions
@@ -60,16 +61,13 @@ def kd(
     ],
 ) -> None:
     """Kernel (MMD, KID), energy and sliced Wasserstein distances, each with null, interval and verdict."""
-    from rich.markup import escape
-
     from emvfm.domain.results import compare_discrepancies
     from emvfm.studies.distances import compare_domains
-    from emvfm.studies.domains import open_domains, write_domain_run
 
     kinds = _kinds(config)
-    domains = open_domains(datasets, config, call.workspace, console=call.console)
+    opened = open_blocked(call, config, datasets)
     found = compare_domains(
-        domains,
+        opened.domains,
         config,
         lambda a, b, layer: compare_discrepancies(
             (a.name, b.name), a.vectors(config, layer), b.vectors(config, layer), a.blocks, b.blocks,
@@ -77,16 +75,9 @@ def kd(
             projections=config.projections, order=config.order,
             permutations=config.permutations, level=config.level, seed=config.seed,
         ),
+        dependences=opened.dependences,
     )  # fmt: skip
-    record = found.to_json()
-    folder = write_domain_run(call.workspace, "kd", config, domains, record, found.files())
-    label = domains[0].embeddings.label
-    call.result(
-        {"folder": str(folder), "backbone": label, **record},
-        found.table(),
-        *map(escape, found.remarks()),
-        f"[dim]{escape(f'{label}; {found.entries[0][1].dimension} dimensions; {folder}')}[/]",
-    )
+    finish_distances(call, "kd", config, opened, found)
 
 
 def register(domain: typer.Typer) -> None:

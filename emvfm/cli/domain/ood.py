@@ -12,6 +12,7 @@ import typer
 
 from emvfm.cli.command import Call, command
 from emvfm.cli.completion import complete_dataset
+from emvfm.cli.domain.run import Opened, finish, open_blocked
 from emvfm.studies.outlier_options import OutlierOptions
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def _table(studies: Sequence[ScoredStudy]) -> Any:
     return table
 
 
-def _reference(call: Call, config: OutlierOptions, domains: Sequence[Domain]) -> None:
+def _reference(call: Call, config: OutlierOptions, opened: Opened) -> None:
     """Do as the reference does: one summary and one list of distances for each target (and layer)."""
     import json
 
@@ -186,8 +187,9 @@ def _reference(call: Call, config: OutlierOptions, domains: Sequence[Domain]) ->
 
     from emvfm.domain.reference_outliers import DISTANCE_COLUMNS, REMARK, reference_outliers
     from emvfm.report.ood_figures import score_distributions
-    from emvfm.studies.domains import chosen_layers, write_domain_run
+    from emvfm.studies.domains import chosen_layers
 
+    domains = opened.domains
     own, layers = domains[0], chosen_layers(config, domains)
     results, panels, files = [], [], {}
     for layer in layers:
@@ -212,9 +214,6 @@ def _reference(call: Call, config: OutlierOptions, domains: Sequence[Domain]) ->
     caption = f"Mahalanobis distance; dashed: {config.quantile:g} quantile of the fitted images; bar: median"
     figure = score_distributions(panels, caption)
     record = {"preset": "reference", "remark": REMARK, "results": results}
-    folder = write_domain_run(
-        call.workspace, "ood", config, domains, record, {**files, "figures/scores.png": figure}
-    )
     table = Table(
         "target", "block", "n", "threshold", "flagged", "of the fitted", box=None, padding=(0, 2, 0, 0)
     )
@@ -227,14 +226,13 @@ def _reference(call: Call, config: OutlierOptions, domains: Sequence[Domain]) ->
             f"{row['target_outlier_rate']:.3f}",
             f"{row['id_outlier_rate']:.3f}",
         )
-    label = own.embeddings.label
-    call.result(
-        {"folder": str(folder), "backbone": label, **record},
+    finish(
+        call, "ood", config, opened, record, {**files, "figures/scores.png": figure},
         table,
         *(escape(row["verdict"]) for row in results),
         f"[yellow]{escape(REMARK)}[/]",
-        f"[dim]{escape(f'{label}; {inside.shape[1]} dimensions; {folder}')}[/]",
-    )
+        detail=f"{inside.shape[1]} dimensions", blocked=False,
+    )  # fmt: skip
 
 
 def ood(
@@ -251,14 +249,14 @@ def ood(
     """Outlier scores of images (and patches) with a calibrated threshold, AUROC, AUPR and FPR95."""
     from rich.markup import escape
 
-    from emvfm.studies.domains import open_domains, write_domain_run
     from emvfm.studies.outliers import PROTOCOL, chosen_scores, parts_of, score_rows, study_domains
 
     chosen_scores(config)  # before anything is embedded
-    domains = open_domains(datasets, config, call.workspace, console=call.console)
+    opened = open_blocked(call, config, datasets)
     if config.preset == "reference":
-        _reference(call, config, domains)
+        _reference(call, config, opened)
         return
+    domains = opened.domains
     parts = parts_of(domains[0], config)
     studies = study_domains(domains, parts, config, console=call.console)
     own = domains[0].embeddings
@@ -277,21 +275,20 @@ def ood(
         "scores.csv": _csv(score_rows(domains, parts, studies)),
         **_figures(domains, parts, studies, config),
     }
-    folder = write_domain_run(call.workspace, "ood", config, domains, record, files)
     sizes = "; ".join(
         f"{part} {size['n']} images in {size['blocks']} blocks"
         for part, size in parts.to_json().items()
         if isinstance(size, dict) and size["n"]
     )
-    call.result(
-        {"folder": str(folder), "backbone": own.label, **record},
+    finish(
+        call, "ood", config, opened, record, files,
         _table(studies),
         *(escape(first.verdict_on(name)) for name in first.against),
         escape(first.calibration.verdict),
         *([f"[yellow]{escape(parts.remark)}[/]"] if parts.remark else []),
         f"[dim]{escape(f'{domains[0].name}: {sizes} ({parts.source})')}[/]",
-        f"[dim]{escape(f'{own.label}; {first.dimension} dimensions; {folder}')}[/]",
-    )
+        detail=f"{first.dimension} dimensions",
+    )  # fmt: skip
 
 
 def register(domain: typer.Typer) -> None:

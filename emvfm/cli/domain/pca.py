@@ -8,6 +8,7 @@ import typer
 
 from emvfm.cli.command import Call, command
 from emvfm.cli.completion import complete_dataset
+from emvfm.cli.domain.run import finish, open_blocked
 from emvfm.studies.projection_options import PcaOptions
 
 if TYPE_CHECKING:
@@ -55,25 +56,21 @@ def pca(
     """Principal components of images or patches: scatters, variance, colour maps, an interactive page."""
     from rich.markup import escape
 
-    from emvfm.studies.domains import open_domains, write_domain_run
     from emvfm.studies.pca import pca_files, project
 
-    domains = open_domains(datasets, config, call.workspace, console=call.console, least=1)
-    config, rows, layers, shown = project(domains, config)
+    opened = open_blocked(call, config, datasets, least=1)
+    config, rows, layers, shown = project(opened.domains, config)
     record = {
         "rows": len(rows),
         "unit": "patch" if config.patches else "image",
         "results": [{"layer": layer.block, **layer.summary.to_json()} for layer in layers],
     }
-    files = pca_files(rows, layers, shown, config)
-    folder = write_domain_run(call.workspace, "pca", config, domains, record, files)
-    label = domains[0].embeddings.label
-    call.result(
-        {"folder": str(folder), "backbone": label, **record},
+    finish(
+        call, "pca", config, opened, record, pca_files(rows, layers, shown, config),
         _table(layers),
         *(escape(layer.summary.verdict) for layer in ([shown] if len(layers) > 1 else layers)),
-        f"[dim]{escape(f'{label}; {len(rows)} rows of {shown.summary.dimension} dimensions; {folder}')}[/]",
-    )
+        detail=f"{len(rows)} rows of {shown.summary.dimension} dimensions",
+    )  # fmt: skip
 
 
 def register(domain: typer.Typer) -> None:

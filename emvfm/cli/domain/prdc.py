@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Lt
 
 from emvfm.cli.command import Call, command
 from emvfm.cli.completion import complete_dataset
+from emvfm.cli.domain.run import finish_distances, open_blocked
 from emvfm.config import Doc
 from emvfm.studies.options import DomainOptions
 
@@ -41,33 +42,22 @@ def prdc(
     ],
 ) -> None:
     """Precision, recall, density and coverage of one dataset by another, with null, interval and verdict."""
-    from rich.markup import escape
-
     from emvfm.domain.results import compare_coverage
     from emvfm.studies.distances import compare_domains
-    from emvfm.studies.domains import open_domains, write_domain_run
 
-    domains = open_domains(datasets, config, call.workspace, console=call.console)
+    opened = open_blocked(call, config, datasets)
     found = compare_domains(
-        domains,
+        opened.domains,
         config,
         lambda a, b, layer: compare_coverage(
             (a.name, b.name), a.vectors(config, layer), b.vectors(config, layer), a.blocks, b.blocks,
             k=config.k, neighbours=config.neighbours,
             permutations=config.permutations, level=config.level, seed=config.seed,
         ),
+        dependences=opened.dependences,
         ordered=True,
     )  # fmt: skip
-    record = found.to_json()
-    folder = write_domain_run(call.workspace, "prdc", config, domains, record, found.files())
-    label = domains[0].embeddings.label
-    call.result(
-        {"folder": str(folder), "backbone": label, **record},
-        found.table(),
-        *map(escape, found.remarks()),
-        "[dim]The first of a pair is the reference.[/]",
-        f"[dim]{escape(f'{label}; {found.entries[0][1].dimension} dimensions; {folder}')}[/]",
-    )
+    finish_distances(call, "prdc", config, opened, found, "[dim]The first of a pair is the reference.[/]")
 
 
 def register(domain: typer.Typer) -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from annotated_types import Ge, Gt, Le, Lt
 
 from emvfm.cli.command import Call, command
 from emvfm.cli.completion import complete_dataset
+from emvfm.cli.domain.run import Opened, finish, open_blocked
 from emvfm.config import Doc
 from emvfm.errors import UsageError
 from emvfm.studies.options import DomainOptions
-
-if TYPE_CHECKING:
-    from emvfm.studies.domains import Domain
 
 __all__ = ["ProbeOptions", "probe", "register"]
 
@@ -57,9 +55,7 @@ def _settled(config: ProbeOptions) -> ProbeOptions:
     return replace(config, pool="cls" if config.backbone.startswith("openclip") else "mean")
 
 
-def _reference(
-    config: ProbeOptions, domains: list[Domain]
-) -> tuple[dict[str, Any], dict[str, Any], list[Any]]:
+def _reference(config: ProbeOptions, opened: Opened) -> tuple[dict[str, Any], dict[str, Any], list[Any]]:
     """Return the record, the files and the lines of the reference's probe."""
     from itertools import combinations
 
@@ -68,6 +64,7 @@ def _reference(
     from emvfm.domain.reference_probe import reference_probe
     from emvfm.report.probe_figures import domain_probe_bars
 
+    domains = opened.domains
     sets = [*combinations(domains, 2), *([tuple(domains)] if len(domains) > 2 else [])]
     found = [
         reference_probe([d.name for d in chosen], [d.vectors(config) for d in chosen], seed=config.seed)
@@ -87,7 +84,7 @@ def _reference(
     return {"reference": [r.to_json() for r in found]}, files, [escape(r.verdict) for r in found]
 
 
-def _probed(config: ProbeOptions, domains: list[Domain]) -> tuple[dict[str, Any], dict[str, Any], list[Any]]:
+def _probed(config: ProbeOptions, opened: Opened) -> tuple[dict[str, Any], dict[str, Any], list[Any]]:
     """Return the record, the files and the lines of both probes."""
     from rich.markup import escape
 
@@ -106,13 +103,14 @@ def _probed(config: ProbeOptions, domains: list[Domain]) -> tuple[dict[str, Any]
         )
         for kind in kinds
     ]  # fmt: skip
+    domains = opened.domains
     task = TaskSettings(
         config.foreground, config.background, config.patches, level=config.level, seed=config.seed
     )
     layers = [
         probe_layer(
             domains, config, position, classifiers, task,
-            parts=config.folds, gap=config.gap, target=config.target,
+            parts=config.folds, gap=config.gap, target=config.target, dependences=opened.dependences,
         )
         for position in chosen_layers(config, domains)
     ]  # fmt: skip
@@ -137,21 +135,11 @@ def probe(
     ],
 ) -> None:
     """Classifiers on embeddings: which dataset an image is from, and where the foreground is."""
-    from rich.markup import escape
-
-    from emvfm.studies.domains import open_domains, write_domain_run
-
     config = _settled(config)
-    domains = open_domains(datasets, config, call.workspace, console=call.console)
+    opened = open_blocked(call, config, datasets)
     found = _reference if config.preset == "reference" else _probed
-    record, files, lines = found(config, domains)
-    folder = write_domain_run(call.workspace, "probe", config, domains, record, files)
-    label = domains[0].embeddings.label
-    call.result(
-        {"folder": str(folder), "backbone": label, **record},
-        *lines,
-        f"[dim]{escape(f'{label}; {folder}')}[/]",
-    )
+    record, files, lines = found(config, opened)
+    finish(call, "probe", config, opened, record, files, *lines, blocked=config.preset == "none")
 
 
 def register(domain: typer.Typer) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from emvfm.cli.command import Call, command
 from emvfm.cli.completion import complete_dataset
+from emvfm.cli.domain.run import finish, open_blocked
 from emvfm.studies.projection_options import UmapOptions
 
 __all__ = ["register", "umap"]
@@ -24,15 +25,14 @@ def umap(
     ],
 ) -> None:
     """Map images or patches by UMAP, t-SNE or PaCMAP: scatters and an interactive page; for looking only."""
-    from rich.markup import escape
     from rich.table import Table
 
     from emvfm.domain.neighbour_maps import REMARK
-    from emvfm.studies.domains import open_domains, write_domain_run
     from emvfm.studies.umap import METHODS, check_options, map_rows, umap_files
 
     check_options(config)
-    domains = open_domains(datasets, config, call.workspace, console=call.console, least=1)
+    opened = open_blocked(call, config, datasets, least=1)
+    domains = opened.domains
     config, rows, layers, shown = map_rows(domains, config)
     counts = [int((rows.domain == g).sum()) for g in range(len(domains))]
     record = {
@@ -42,9 +42,6 @@ def umap(
         "results": [layer.to_json() for layer in layers],
         "verdict": REMARK,
     }
-    folder = write_domain_run(
-        call.workspace, "umap", config, domains, record, umap_files(rows, layers, shown, config)
-    )
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("block", "method", "n", "from components", "variance kept", "library"):
         table.add_column(column)
@@ -57,12 +54,16 @@ def umap(
             f"{100 * layer.kept:.1f} %",
             layer.map.library,
         )
-    label = domains[0].embeddings.label
-    call.result(
-        {"folder": str(folder), "backbone": label, **record},
+    finish(
+        call,
+        "umap",
+        config,
+        opened,
+        record,
+        umap_files(rows, layers, shown, config),
         table,
         REMARK,
-        f"[dim]{escape(f'{label}; {folder}')}[/]",
+        blocked=False,
     )
 
 
