@@ -26,7 +26,15 @@ _Loss = Literal[
 class TrainConfig(Augmentation, LoraOptions, BackboneOptions):
     """What is trained on what; defaults were found on validation slices of Lucchi and VNC."""
 
+    backbone: Annotated[
+        str, Doc("Name of `backbones list`, timm:NAME, openclip:MODEL/TAG, or unet: a U-Net from scratch.")
+    ] = "dinov2"
     data: Annotated[tuple[str, ...], Doc("Dataset to train on; repeat it to train on several together.")] = ()
+    slices: Annotated[
+        int | None,
+        Gt(0),
+        Doc("Train on at most so many slices of each dataset, evenly spaced; without it all."),
+    ] = None
     protocol: Annotated[
         Literal["none", "paper"],
         Doc("paper: the recipe of arXiv 2602.08505; fills what is at its usual value, refuses the rest."),

@@ -23,7 +23,7 @@ class Parts:
     Attributes
     ----------
     both
-        All slices of `train` and `val`, in the manifest's order.
+        The slices of `train` and `val`, in the manifest's order.
     """
 
     both: Dataset
@@ -36,7 +36,15 @@ def _random_tenth(n: int) -> set[int]:
     return set(order[: round(_SHARE * n)])
 
 
-def part(dataset: Dataset, validation: str) -> Parts:
+def _thinned(dataset: Dataset, most: int | None) -> Dataset:
+    """Return at most so many slices, evenly spaced over all of them."""
+    if most is None or most >= len(dataset):
+        return dataset
+    kept = {dataset.samples[(2 * i + 1) * len(dataset) // (2 * most)].id for i in range(most)}
+    return dataset.where(lambda s: s.id in kept)
+
+
+def part(dataset: Dataset, validation: str, slices: int | None = None) -> Parts:
     """Return what of `dataset` trains and what judges.
 
     Parameters
@@ -44,6 +52,8 @@ def part(dataset: Dataset, validation: str) -> Parts:
     validation
         ``split``: the dataset's own val split. ``random``: a tenth of train and val together, drawn whatever
         the seed of the training is; neighbours of what is trained, so its scores flatter.
+    slices
+        At most so many train, evenly spaced; None: all.
 
     Raises
     ------
@@ -59,7 +69,9 @@ def part(dataset: Dataset, validation: str) -> Parts:
         parts = Parts(both, both.split("train"), both.split("val"))
     if len(parts.train) == 0:
         raise UsageError("no annotated slices in the train split", where=dataset.name)
-    return parts
+    train = _thinned(parts.train, slices)
+    ids = {sample.id for sample in (*train.samples, *parts.val.samples)}
+    return Parts(both.where(lambda s: s.id in ids), train, parts.val)
 
 
 def check_validation(parts: Sequence[Parts], config: TrainConfig) -> None:

@@ -7,7 +7,6 @@ is in the checkpoint.
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -25,6 +24,7 @@ from emvfm.datasets.audit import require_passed
 from emvfm.datasets.catalog import open_dataset
 from emvfm.errors import UsageError
 from emvfm.extraction.pipeline import embed_dataset, identity_of
+from emvfm.provenance import peak_memory_mib
 from emvfm.segmentation.augmentation_options import Augmentation
 from emvfm.segmentation.batches import Batches, Cropping, ImageCrops, TokenCrops
 from emvfm.segmentation.checkpoints import load_head
@@ -103,7 +103,8 @@ def train(
     datasets = [open_dataset(workspace, name) for name in config.data]
     for dataset in datasets:
         require_passed(dataset, force=force)
-    parts = [part(dataset, resolved(config, 1).validation) for dataset in datasets]
+    validation = resolved(config, 1).validation
+    parts = [part(dataset, validation, config.slices) for dataset in datasets]
     config = resolved(config, sum(len(p.train) for p in parts))
     check_validation(parts, config)
     if config.tensorboard:
@@ -177,7 +178,7 @@ def _train(training: _Training, run: RunFolder, draw: Draw | None) -> None:
             "val_slices": len(validate),
             "seconds": round(state.seconds, 2),
             "extraction_seconds": round(extraction_seconds, 2),
-            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "peak_memory_mib": peak_memory_mib(),
             "head_parameters": count_parameters(model.head),
             "adapter_parameters": sum(p.numel() for _, p in adapted),
             "last_val_iou": state.history[-1]["val_iou"],
