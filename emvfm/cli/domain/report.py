@@ -12,12 +12,12 @@ from annotated_types import Ge, Gt, Lt
 
 from emvfm.cli.command import Call, command
 from emvfm.cli.completion import complete_dataset
+from emvfm.cli.domain.run import Opened, open_blocked
 from emvfm.config import Doc
 from emvfm.studies.options import DomainOptions
 
 if TYPE_CHECKING:
     from emvfm.report.domain_page import Chapter
-    from emvfm.studies.domains import Domain
 
 __all__ = ["ReportOptions", "register", "report"]
 
@@ -59,8 +59,13 @@ def _run(
 
 _Columns = dict[str, str | tuple[str, str, str]]
 _DISTANCES: _Columns = {
-    "measure": "measure", "first": "a", "second": "b", "distance": ("value", "low", "high"),
+    "measure": "measure", "first": "a", "second": "b", "value": ("value", "low", "high"),
     "p": "p_value", "between halves": "between_halves", "within halves": "within_halves",
+}  # fmt: skip
+
+_MEASURES = {
+    "fd": "Fréchet distance", "polynomial": "kernel distance, cubic", "rbf": "kernel distance, RBF",
+    "energy": "energy distance", "sliced-wasserstein": "sliced Wasserstein distance",
 }  # fmt: skip
 
 _PROBE: _Columns = {
@@ -82,6 +87,7 @@ _OUTLIERS: _Columns = {
 
 
 def _chapters(folders: dict[str, Path], first: str) -> list[Chapter]:
+    from emvfm.domain.outliers import SCORES
     from emvfm.report.domain_page import Chapter
 
     null = "against what exchanging blocks of slices between the datasets gives"
@@ -92,6 +98,7 @@ def _chapters(folders: dict[str, Path], first: str) -> list[Chapter]:
             "samples of one distribution is not zero: compare it with that of halves of one dataset.",
             folders["fd"], "distances.csv", _DISTANCES,
             {"fd.png": f"Fréchet distance {null}", "fd-matrix.png": "All pairs; framed: beyond the null"},
+            names=_MEASURES,
         ),
         Chapter(
             "How far apart: kernels, energy, transport",
@@ -100,6 +107,7 @@ def _chapters(folders: dict[str, Path], first: str) -> list[Chapter]:
             {f"{name}.png": f"{title} {null}" for name, title in (
                 ("polynomial", "Kernel distance, cubic,"), ("rbf", "Kernel distance, RBF,"),
                 ("energy", "Energy distance"), ("sliced-wasserstein", "Sliced Wasserstein distance"))},
+            names=_MEASURES,
         ),
         Chapter(
             "Does one cover the other",
@@ -136,6 +144,7 @@ def _chapters(folders: dict[str, Path], first: str) -> list[Chapter]:
             {"scores-image.png": "Scores of images", "auroc.png": "AUROC by score",
              **{f"maps-{path.stem.removeprefix('maps-')}.png": "Outlying patches, one scale for all"
                 for path in sorted((folders["ood"] / "figures").glob("maps-*.png"))}},
+            names=SCORES, sentences=1,
         ),
     ]  # fmt: skip
 
@@ -146,14 +155,15 @@ def _tone(text: str) -> str:
     return "good" if "no evidence" in text else "plain"
 
 
-def _data(domains: list[Domain]) -> list[list[Any]]:
+def _data(opened: Opened) -> list[list[Any]]:
     return [
         [
-            d.name, len(d), len(set(d.blocks)), len({s.volume for s in d.embeddings.samples}),
+            d.name, len(d), at.blocks, (at.block, f"{at.block:.1f}"),
+            None if at.length is None else (at.length, f"{at.length:.1f}"), len({s.volume for s in d.embeddings.samples}),
             sum(s.mask is not None for s in d.embeddings.samples),
             ", ".join(sorted({f"{s.pixel_size_nm:g}" for s in d.embeddings.samples if s.pixel_size_nm})) or None,
         ]
-        for d in domains
+        for d, at in zip(opened.domains, opened.dependences, strict=True)
     ]  # fmt: skip
 
 
@@ -176,12 +186,12 @@ def report(
     from emvfm.cli.domain import fd, kd, ood, pca, prdc, probe
     from emvfm.provenance import environment
     from emvfm.report.domain_page import domain_page, verdicts
-    from emvfm.studies.domains import open_domains, write_domain_run
+    from emvfm.studies.domains import write_domain_run
     from emvfm.studies.outlier_options import OutlierOptions
     from emvfm.studies.projection_options import PcaOptions
 
     config = replace(config, all_layers=False)
-    domains = open_domains(datasets, config, call.workspace, console=call.console)
+    opened = open_blocked(call, config, datasets)
     steps: dict[str, tuple[Callable[..., None], Any]] = {
         "fd": (fd.fd, _settings(fd.FrechetOptions, config, patches=False)),
         "kd": (kd.kd, _settings(kd.KernelOptions, config)),
@@ -198,20 +208,24 @@ def report(
             sentences = list(verdicts(said))
             kept = sentences[:1] + [s for s in sentences[1:] if s.startswith("a probe trained on")]
             summary += [(text, _tone(text)) for text in kept if name != "pca"]
-    label = domains[0].embeddings.label
+    summary += [
+        (f"blocks of slices are taken as independent, but {d.caveat}", "caution")
+        for d in opened.dependences if not d.enough
+    ]  # fmt: skip
+    label = opened.label
     commands = [
         f"emvfm domain {name} {shlex.join(datasets)} --config {folder / 'config.yaml'}"
         for name, folder in folders.items()
     ]
     page = domain_page(
-        " × ".join(datasets), f"As {label} sees them; layer {domains[0].embeddings.layers[config.layer]}.",
-        summary, _data(domains), _chapters(folders, datasets[0]), commands, environment(),
+        " × ".join(datasets), f"As {label} sees them; layer {opened.domains[0].embeddings.layers[config.layer]}.",
+        summary, _data(opened), _chapters(folders, datasets[0]), commands, environment(),
     )  # fmt: skip
     record = {
         "folders": {name: str(folder) for name, folder in folders.items()},
         "summary": [text for text, _ in summary],
     }
-    folder = write_domain_run(call.workspace, "report", config, domains, record, {"report.html": page})
+    folder = write_domain_run(call.workspace, "report", config, opened.domains, record, {"report.html": page})
     call.result(
         {"folder": str(folder), "backbone": label, "report": str(folder / "report.html"), **record},
         *(escape(f"• {text}") for text, _ in summary),
