@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -173,3 +174,37 @@ def test_a_run_that_is_unfinished_or_damaged_is_told(evaluate, workspace, runs) 
     run.set_state("running")
     _refused(evaluate(runs[0], "--data", "a"), 2, "not finished")
     assert "eval" not in run.metrics
+
+
+def test_all_scores_tables_files_and_figures_come_from_one_call(evaluate, workspace, runs, tmp_path) -> None:
+    files = ("--csv", tmp_path / "slices.csv", "--figures", tmp_path / "figures")
+    full = ("--data", "a", "--data", "b", "--metrics", "full", "--no-overlays", "--smallest", "4")
+    result = evaluate(*runs, *full, *files)
+    assert result.exit_code == 0, result.output
+    kept = RunFolder(workspace.runs / runs[0]).metrics["eval"]["a:test"]["scores"]
+    for title in ("Dice", "average precision", "calibration error", "boundary F1", "PQ", "AP50"):
+        assert title in result.stdout
+    assert f"{kept['pq']['value']:.3f} [" in result.stdout
+    assert "foreground IoU minus that of: a, frozen, linear" in result.stdout
+    assert "corrected by Holm" in result.stdout
+    rows = list(csv.DictReader((tmp_path / "slices.csv").open()))
+    assert len(rows) == 2 * 4
+    assert {row["run"] for row in rows} == set(runs)
+    names = {"precision-recall.png", "reliability.png", "matrix.png", "differences.png"}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == names
+    value = json.loads(evaluate(*runs, *full, "--json").stdout)
+    assert [mean["seeds"] for mean in value["means"]] == [[0]] * 4
+    assert [each["test"] for each in value["differences"]] == ["a:test", "b:test"]
+    assert value["results"][0]["scores"] == kept
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "parts"),
+    [
+        (("--threshold", "1.5"), 2, ("threshold", "less than 1")),
+        (("--threshold", "best"), 2, ("threshold", "'validation'")),
+        (("--data", "a:val", "--threshold", "validation"), 2, ("a:val", "chosen on slices that are scored")),
+    ],
+)
+def test_options_that_make_no_sense_are_one_line(evaluate, runs, arguments, code: int, parts) -> None:
+    _refused(evaluate(runs[0], "--data", "a", "--no-overlays", *arguments), code, *parts)
