@@ -17,7 +17,14 @@ from emvfm.datasets.images import read_image
 from emvfm.datasets.manifest import Dataset, Sample
 from emvfm.datasets.masks import read_mask
 from emvfm.errors import MissingError, UsageError
-from emvfm.segmentation.augmentation import Augmentation, Dihedral, augment, margin_of, random_dihedral
+from emvfm.segmentation.augmentation import (
+    Augmentation,
+    Dihedral,
+    augment,
+    margin_of,
+    photometric,
+    random_dihedral,
+)
 from emvfm.segmentation.geometry import as_map, target_of
 from emvfm.segmentation.losses import IGNORE
 from emvfm.store.view import Embeddings
@@ -80,7 +87,8 @@ class Cropping:
     foreground
         Chance that a crop is laid around a pixel of foreground.
     varied
-        How crops are flipped, warped and changed in grey level; tokens can only be flipped and turned.
+        How crops are flipped, warped and changed in grey level; tokens can only be flipped and turned, and pixels
+        beside tokens not be warped.
     """
 
     side: int = 448
@@ -126,6 +134,12 @@ class Cropping:
         drawn = random_dihedral(rng)
         return drawn if size[0] == size[1] else Dihedral(drawn.k // 2 * 2, drawn.flip)
 
+    def graded(self, grey: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+        """Return a crop with its grey levels changed, and nothing moved."""
+        v = self.varied
+        strengths = {"brightness": v.brightness, "contrast": v.contrast, "gamma": v.gamma}
+        return photometric(grey, rng, **strengths, noise=v.noise, blur=v.blur)
+
 
 def _mask(dataset: Dataset, sample: Sample) -> np.ndarray:
     path = dataset.mask_path(sample)
@@ -170,7 +184,8 @@ class TokenCrops:
     sources
         For each dataset its embeddings in every view, in the order of `views`.
     cropping
-        Where crops lie; their grey levels stay as they are, for the tokens are those of the image as it is.
+        Where crops lie, and how the grey levels of their pixels change where the head sees them; the tokens stay
+        those of the image as it is, which teaches a head to lean on them.
     views
         How the embeddings show their images.
     preprocess
@@ -235,7 +250,8 @@ class TokenCrops:
             tokens.append(turn(torch.from_numpy(inside)))
             targets.append(turn(torch.from_numpy(target[under].astype(np.int64))))
             if grey is not None and self._grey is not None:
-                pixels.append(turn(self._grey.normalised(grey[under])))
+                graded = self.cropping.graded(grey[under], rng)
+                pixels.append(turn(self._grey.normalised(graded)))
         return Batch(torch.stack(targets), torch.stack(tokens), torch.stack(pixels) if pixels else None)
 
     def foreground(self) -> list[list[float]]:

@@ -17,6 +17,7 @@ from emvfm.segmentation.config import TrainConfig
 
 __all__ = [
     "PAPER_DEVIATIONS",
+    "PIXEL_HEADS",
     "UNET",
     "Adaptation",
     "adaptation_name",
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 UNET = "unet"
+#: Heads that see the image beside the tokens.
+PIXEL_HEADS = ("detail",)
 Adaptation = Literal["frozen", "lora", "full", "scratch"]
 
 #: Steps and crops a step where nobody says them.
@@ -219,11 +222,12 @@ _LORA = {*(field.name for field in fields(LoraOptions)), "lora_lr", "lora_weight
 _FULL = {"full_lr", "layer_decay"}
 _UNET = {"unet_width", "unet_depth"}
 _START = {"warm_start", "head_steps"}
-_VARIED = {field.name for field in fields(Augmentation)} - {"flips"}  # in images alone
+_MOVED = {"warp", "rotation", "zoom", "elastic"}  # of images alone: tokens can't be moved
+_GREY = {field.name for field in fields(Augmentation)} - _MOVED - {"flips"}
 _BACKBONE = {field.name for field in fields(BackboneOptions)} - {"backbone", "input_size", "pixel_size"}
 
 _UNUSED: Mapping[Adaptation, set[str]] = {
-    "frozen": _LORA | _FULL | _UNET | _START | _VARIED,
+    "frozen": _LORA | _FULL | _UNET | _START | _MOVED | _GREY,
     "lora": _FULL | _UNET,
     "full": _LORA | _UNET,
     "scratch": _LORA | _FULL | _START | _BACKBONE | {"head", "width", "views", "fuse"},
@@ -232,4 +236,5 @@ _UNUSED: Mapping[Adaptation, set[str]] = {
 
 def unused(config: TrainConfig) -> set[str]:
     """Return the options that don't matter to this training; runs that differ in them alone are the same."""
-    return set(_UNUSED[adaptation_of(config)])
+    dropped = set(_UNUSED[adaptation_of(config)])
+    return dropped - _GREY if config.head in PIXEL_HEADS else dropped

@@ -259,7 +259,8 @@ def test_pixels_beside_tokens_are_those_the_tokens_were_made_of(embed, fast, sma
     views = training_views(5, PATCH)
     shown = [embed("a", view=view)[0] for view in views]
     preprocess = Preprocess.for_backbone(small_backbone.spec, fast())
-    crops = TokenCrops([shown], Cropping(3 * PATCH), views, preprocess)
+    still = Augmentation(brightness=0, contrast=0, gamma=0, noise=0, blur=0)
+    crops = TokenCrops([shown], Cropping(3 * PATCH, varied=still), views, preprocess)
     rng, seen = np.random.default_rng(0), set()
     for i in range(14):
         batch = crops.batch([(0, i % 7)], rng)
@@ -275,6 +276,19 @@ def test_pixels_beside_tokens_are_those_the_tokens_were_made_of(embed, fast, sma
                 np.testing.assert_allclose(upright, whole[:, y * p : y * p + s, x * p : x * p + s], atol=1e-4)
                 seen.add(v)
     assert len(seen) >= 3
+
+
+def test_grey_levels_of_pixels_beside_tokens_vary_and_nothing_else_does(embed, fast, small_backbone) -> None:
+    preprocess = Preprocess.for_backbone(small_backbone.spec, fast())
+    flat = Augmentation(flips=False)
+    whole = Cropping(0, varied=flat), Cropping(0, varied=replace(flat, brightness=0, contrast=0, gamma=0))
+    bright, noisy = (TokenCrops([embed("a")], c, preprocess=preprocess) for c in whole)
+    one, other = (crops.batch([(0, 2)], np.random.default_rng(4)) for crops in (bright, noisy))
+    assert torch.equal(one.tokens, other.tokens)
+    assert torch.equal(one.targets, other.targets)
+    assert (one.pixels - other.pixels).abs().max() > 0.01
+    again = bright.batch([(0, 2)], np.random.default_rng(4))
+    assert torch.equal(again.pixels, one.pixels)
 
 
 def test_gradients_reach_the_adapter_through_tokens_of_crops(workspace, fast) -> None:

@@ -10,7 +10,15 @@ import pytest
 from emvfm.config import resolve, to_dict
 from emvfm.errors import UsageError
 from emvfm.segmentation.config import TrainConfig
-from emvfm.segmentation.recipe import adaptation_name, adaptation_of, deviations, resolved, unused
+from emvfm.segmentation.heads import HEADS, build_head
+from emvfm.segmentation.recipe import (
+    PIXEL_HEADS,
+    adaptation_name,
+    adaptation_of,
+    deviations,
+    resolved,
+    unused,
+)
 
 
 def _asked(**changes: Any) -> TrainConfig:
@@ -64,6 +72,13 @@ def test_unused_options_are_options() -> None:
         assert unused(_asked(**changes)) <= names
     assert {"lora_rank", "warm_start", "gamma"} <= unused(_asked())
     assert not {"steps", "loss", "seed", "head", "fuse"} & unused(_asked(lora=True))
+    assert "gamma" not in unused(_asked(head="detail"))
+    assert "warp" in unused(_asked(head="detail"))
+
+
+def test_heads_that_see_pixels_are_those_of_the_table() -> None:
+    shape = {"layers": 1, "patch": 14, "width": 24}
+    assert set(PIXEL_HEADS) == {name for name in HEADS if build_head(name, 8, **shape).sees_pixels}
 
 
 def test_the_name_of_the_adaptation_is_honest() -> None:
