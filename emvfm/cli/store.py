@@ -186,7 +186,8 @@ def register(app: typer.Typer) -> None:
         from emvfm.backbones.registry import find_spec
         from emvfm.datasets.catalog import open_dataset
         from emvfm.datasets.manifest import load_dataset
-        from emvfm.store.export import choose_format, export, find_embeddings
+        from emvfm.store.export import choose_format, export
+        from emvfm.store.finding import find_embeddings
 
         kind = choose_format(output, config.format)
         opened = open_dataset(call.workspace, dataset)

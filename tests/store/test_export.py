@@ -19,7 +19,8 @@ import pytest
 from emvfm.datasets.manifest import Dataset, Sample
 from emvfm.errors import CorruptError, MissingError, UsageError
 from emvfm.store import export as export_module
-from emvfm.store.export import choose_format, export, find_embeddings
+from emvfm.store.export import choose_format, export
+from emvfm.store.finding import find_embeddings
 from emvfm.store.identity import EmbeddingIdentity
 from emvfm.store.store import EmbeddingStore
 from emvfm.store.view import Embeddings, write_table
