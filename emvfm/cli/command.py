@@ -13,7 +13,7 @@ import inspect
 import json
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -103,8 +103,9 @@ def _keyword(name: str, annotation: Any, default: Any = inspect.Parameter.empty)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _config_parameters(kind: type) -> list[inspect.Parameter]:
+def _config_parameters(kind: type, panels: Mapping[str, Sequence[str]]) -> list[inspect.Parameter]:
     """Return one keyword parameter a field of the configuration class, with its help and default."""
+    panel_of = {name: panel for panel, names in panels.items() for name in names}
     hints = get_type_hints(kind, include_extras=True)
     parameters = []
     for field in dataclasses.fields(kind):
@@ -120,7 +121,8 @@ def _config_parameters(kind: type) -> list[inspect.Parameter]:
             default = field.default_factory()
         else:
             default = field.default
-        option = typer.Option(help=text, show_default=default not in (None, (), ""))
+        panel = panel_of.get(field.name)
+        option = typer.Option(help=text, show_default=default not in (None, (), ""), rich_help_panel=panel)
         if isinstance(default, tuple):
             default = list(default)
         annotation = Annotated[_option_type(hint), option]  # type: ignore[valid-type]
@@ -131,7 +133,8 @@ def _config_parameters(kind: type) -> list[inspect.Parameter]:
                 field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
             )
         )
-    return parameters
+    order = {name: place for place, name in enumerate(panel_of)}
+    return sorted(parameters, key=lambda parameter: order.get(parameter.name, -1))
 
 
 def _given(ctx: typer.Context, name: str) -> bool:
@@ -164,12 +167,18 @@ def _speak(error: BaseException, debug: bool) -> int:
 
 
 def command(
-    app: typer.Typer, name: str, kind: type | None = None, **options: Any
+    app: typer.Typer,
+    name: str,
+    kind: type | None = None,
+    *,
+    panels: Mapping[str, Sequence[str]] | None = None,
+    **options: Any,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function as a command; see the module's docstring.
 
     The function is called as ``function(call, config, **own)``, without `config` where `kind` is None.
-    If the configuration class has a field ``seed``, the common option fills it.
+    If the configuration class has a field ``seed``, the common option fills it. `panels` groups fields in the
+    help, in its order: title of a panel to names of fields.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -179,7 +188,7 @@ def command(
             p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
             for p in list(signature.parameters.values())[skipped:]
         ]
-        fields = [] if kind is None else _config_parameters(kind)
+        fields = [] if kind is None else _config_parameters(kind, panels or {})
         common = [
             inspect.Parameter(
                 key, inspect.Parameter.KEYWORD_ONLY, default=_COMMON_DEFAULTS[key], annotation=hint

@@ -1,25 +1,52 @@
-"""``emvfm train``: a segmentation head on frozen embeddings, or with LoRA."""
+"""``emvfm train``: a head on frozen embeddings, LoRA, full fine-tuning, or a U-Net from scratch."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Annotated
 
 import typer
 
+from emvfm.backbones.options import BackboneOptions, LoraOptions
 from emvfm.cli.command import Call, command
+from emvfm.segmentation.augmentation_options import Augmentation
 from emvfm.segmentation.config import TrainConfig
 
 __all__ = ["register"]
 
+_PANELS = {
+    "What is trained on what": (
+        *("data", "protocol", "backbone", "lora", "full", "head", "width", "dropout"),
+        *("unet_width", "unet_depth"),
+    ),
+    "Resolution and views": ("scale", "input_size", "pixel_size", "fuse", "views", "crop"),
+    "Training": (
+        *("loss", "class_weights", "sampling", "foreground_crops", "steps", "batch", "accumulate"),
+        *("lr", "lora_lr", "full_lr", "layer_decay", "schedule", "warmup", "weight_decay"),
+        *("lora_weight_decay", "clip", "ema", "amp", "warm_start", "head_steps"),
+    ),
+    "Validation": ("validation", "evaluate_every", "select", "early_stop", "tensorboard"),
+    "Augmentation": tuple(field.name for field in fields(Augmentation)),
+    "LoRA": tuple(field.name for field in fields(LoraOptions)),
+    "Backbone": tuple(
+        field.name
+        for field in fields(BackboneOptions)
+        if field.name not in ("backbone", "input_size", "pixel_size")
+    ),
+}
+
 
 def register(app: typer.Typer) -> None:
-    @command(app, "train", TrainConfig)
+    @command(app, "train", TrainConfig, panels=_PANELS)
     def train(
         call: Call,
         config: TrainConfig,
         force: Annotated[bool, typer.Option("--force", help="Train on data that the audit refused.")] = False,
     ) -> None:
-        """Train a segmentation head; resumes by itself, and never trains the same thing twice."""
+        """Train a segmentation model; resumes by itself, and never trains the same thing twice.
+
+        A head on a frozen backbone, with --lora or --full the backbone too, or --backbone unet from scratch.
+        """
         from rich.markup import escape
 
         from emvfm.report.training_figures import learning_curve

@@ -46,7 +46,8 @@ def learning_curve(steps: Sequence[Any], history: Sequence[Mapping[str, Any]], k
             values = [row["val_loss"] for row in judged]
             loss.plot(at, values, color=COLOURS["vermilion"], marker="o", markersize=3, label="validation")
         loss.set(xlabel="step", ylabel="loss", xlim=(0, None), ylim=(0, None))
-        loss.legend(loc="upper right")
+        if loss.get_legend_handles_labels()[0]:
+            loss.legend(loc="upper right")
         if judged:
             iou = axes[0, 1]
             scores = [row["val_iou"] for row in judged]

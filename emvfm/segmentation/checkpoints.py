@@ -23,7 +23,7 @@ from emvfm.segmentation.fusion import fuse
 from emvfm.segmentation.geometry import at_native
 from emvfm.segmentation.model import SegmentationModel, build_model, open_backbone, preprocess_of
 from emvfm.segmentation.runs import RunFolder
-from emvfm.segmentation.slices import Slices
+from emvfm.segmentation.slices import Slices, logits_in_windows
 from emvfm.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Segmenter:
         preprocess = self.preprocess.at(pixel_size_nm)
         prepared = preprocess.prepare(image)
         with torch.inference_mode():
-            logits = self.model.logits(torch.from_numpy(prepared.pixels)[None])
+            logits = logits_in_windows(self.model, torch.from_numpy(prepared.pixels)[None], preprocess)
             probability = at_native(logits, prepared.size, preprocess.input_size).softmax(dim=1)
         return probability[0, 1].cpu().numpy()
 

@@ -79,7 +79,7 @@ class Loop:
         self.model.train(True)
         with _stop_between_steps() as asked, StepLog(self.run.steps_path, state.step) as log:
             while state.step < steps and not self._waited_enough(state):
-                step = self._step(state)
+                step = self.step(state)
                 log.add(step)
                 progress.stepped(step)
                 board.stepped(step)
@@ -96,7 +96,8 @@ class Loop:
     def _waited_enough(self, state: TrainingState) -> bool:
         return 0 < self.config.early_stop <= state.waited
 
-    def _step(self, state: TrainingState) -> Step:
+    def step(self, state: TrainingState) -> Step:
+        """Take one optimiser step and return what it was."""
         config = self.config
         assert config.batch is not None
         assert config.steps is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,37 @@ from emvfm.datasets.images import read_image
 from emvfm.datasets.manifest import Dataset, Sample
 from emvfm.segmentation.geometry import as_map, at_native
 from emvfm.segmentation.model import SegmentationModel
+from emvfm.segmentation.windows import blend, plan
 from emvfm.store.view import Embeddings
 
-__all__ = ["Slices"]
+__all__ = ["Slices", "logits_in_windows"]
+
+
+def logits_in_windows(model: SegmentationModel, pixels: Tensor, preprocess: Preprocess) -> Tensor:
+    """Return ``(1, 2, H, W)`` logits of one image, in overlapping windows if it is larger than a tile.
+
+    Blended is the difference of the logits, that of the foreground over that of the background; the
+    background's own are 0 then, which changes no probability and no loss.
+
+    Parameters
+    ----------
+    pixels
+        ``(1, 3, H, W)``, normalised.
+    """
+    side = preprocess.tile * preprocess.patch
+    if not side or max(pixels.shape[-2:]) <= side:
+        return model.logits(pixels)
+    size = (pixels.shape[-2], pixels.shape[-1])
+    windows = plan(size, side, preprocess.overlap * preprocess.patch, preprocess.patch)
+    height, width = windows.rows.window, windows.columns.window
+
+    def compute(top: int, lefts: Sequence[int]) -> Iterator[NDArray[np.float32]]:
+        for left in lefts:
+            logits = model.logits(pixels[..., top : top + height, left : left + width])[0]
+            yield (logits[1] - logits[0]).cpu().numpy()
+
+    difference = torch.from_numpy(np.concatenate([band.values for band in blend(windows, compute)]))
+    return torch.stack([torch.zeros_like(difference), difference])[None].to(model.device)
 
 
 @dataclass(frozen=True)
@@ -55,7 +83,8 @@ class Slices:
         preprocess = self.preprocess.at(sample.pixel_size_nm)
         with torch.inference_mode():
             if self.embeddings is None:
-                return self.model.logits(self._pixels(sample, preprocess)), preprocess.input_size
+                pixels = self._pixels(sample, preprocess)
+                return logits_in_windows(self.model, pixels, preprocess), preprocess.input_size
             tokens = torch.from_numpy(as_map(self.embeddings.patches(i)))[None]
             pixels = self._pixels(sample, preprocess) if self.model.sees_pixels else None
             return self.model.logits_of_tokens(tokens, pixels), preprocess.input_size

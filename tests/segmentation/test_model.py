@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from dataclasses import replace
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
@@ -25,6 +26,7 @@ from emvfm.segmentation.losses import LOSSES
 from emvfm.segmentation.metrics import count, pooled
 from emvfm.segmentation.parts import part
 from emvfm.segmentation.samplers import SCHEMES
+from emvfm.segmentation.slices import logits_in_windows
 from emvfm.segmentation.training import train
 
 UNET = {"backbone": "unet", "untrained": False, "layers": None, "unet_width": 4, "unet_depth": 2}
@@ -198,3 +200,16 @@ def test_progress_is_lines_in_a_pipe_and_a_table_in_a_terminal(workspace, fast) 
     assert "best 0.500" in text
     assert "0:14" in text  # seven steps of two seconds
     assert clock(3723) == "1:02:03"
+
+
+@pytest.mark.parametrize(("side", "overlap"), [(48, 16), (64, 32), (160, 0)])
+def test_windows_of_a_local_network_are_the_whole(workspace, fast, side: int, overlap: int) -> None:
+    config = fast(**UNET, steps=1, evaluate_every=1, tile=side, tile_overlap=overlap)
+    segmenter = load_run(train(config, workspace).path, workspace)
+    local = torch.nn.Conv2d(3, 2, 1)
+    model = replace(segmenter.model, head=local)
+    pixels = torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = logits_in_windows(model, pixels, segmenter.preprocess).softmax(1)
+        want = local(pixels).softmax(1)
+    torch.testing.assert_close(found, want, atol=1e-5, rtol=0)
