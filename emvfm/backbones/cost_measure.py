@@ -13,6 +13,7 @@ import torch
 
 from emvfm.backbones.backbone import Backbone, evenly_spaced
 from emvfm.backbones.cost import HeadBuilder, adapted, gathered
+from emvfm.backbones.injection import take_out
 from emvfm.backbones.loading import library_of
 from emvfm.backbones.options import CostOptions
 from emvfm.backbones.precision import choose_device, choose_precision
@@ -125,8 +126,10 @@ def measure_cost(spec: BackboneSpec, options: CostOptions, build_head: HeadBuild
 
     with torch.inference_mode():
         measure("forward", forward)
-    backbone.module.requires_grad_(True)
-    measure("full", step)
+    # The hungriest comes last: a process does not give all memory back.
     adapted(backbone, options)
     measure("lora", step)
+    take_out(backbone)
+    backbone.module.requires_grad_(True)
+    measure("full", step)
     return Measured(str(device), torch.get_num_threads(), precision, side, ms, peak)
