@@ -142,7 +142,7 @@ def test_json_carries_every_field_and_no_nan() -> None:
     blocks = [0, 0, 1, 1, 2, 2, 3, 3]
     found = compare_frechet(("x", "y"), x, x + 1, blocks, blocks, permutations=99)
     back = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    assert set(back) == {field.name for field in fields(found)} | {"verdict"}
+    assert set(back) == {field.name for field in fields(found)} | {"least_p_value", "verdict"}
     assert back["ratio"] is None
     assert back["names"] == ["x", "y"]
     assert back["null"] == pytest.approx(found.null)
