@@ -86,8 +86,8 @@ class Slices:
                 pixels = self._pixels(sample, preprocess)
                 return logits_in_windows(self.model, pixels, preprocess), preprocess.input_size
             tokens = torch.from_numpy(as_map(self.embeddings.patches(i)))[None]
-            pixels = self._pixels(sample, preprocess) if self.model.sees_pixels else None
-            return self.model.logits_of_tokens(tokens, pixels), preprocess.input_size
+            seen = self._pixels(sample, preprocess) if self.model.sees_pixels else None
+            return self.model.logits_of_tokens(tokens, seen), preprocess.input_size
 
     def probability(self, i: int) -> NDArray[np.float32]:
         """Return ``(H, W)`` float32 foreground probability of slice `i` at its native size."""
