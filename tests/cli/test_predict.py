@@ -96,7 +96,7 @@ def test_refusing_unlike_images_exits_with_4_and_training_images_pass(predict, w
     assert not (tmp_path / "out.tif").exists()
     result = predict("a:test", "--out", tmp_path / "out", "--ood", "refuse")
     assert result.exit_code == 0, result.output
-    assert len(list((tmp_path / "out").iterdir())) == 2
+    assert len(list((tmp_path / "out").iterdir())) == 5
 
 
 def test_json_is_one_object_and_the_record_beside_the_output(predict, tmp_path) -> None:
