@@ -304,7 +304,7 @@ def find_spec(name: str) -> BackboneSpec:
     ----------
     name
         A name of `SPECS`, an alias (``dinov2``, ``dinov3``, ``openclip``), ``timm:NAME`` or a bare
-        ViT name of timm, or ``openclip:MODEL/TAG``.
+        ViT name of timm, ``openclip:MODEL/TAG``, or ``tiny:NAME`` for the tiny twin of any of them.
 
     Raises
     ------
@@ -316,6 +316,10 @@ def find_spec(name: str) -> BackboneSpec:
     rows = {spec.name: spec for spec in SPECS}
     if spec := rows.get(ALIASES.get(name, name)):
         return spec
+    if name.startswith("tiny:"):
+        from emvfm.backbones.tiny import tiny_twin
+
+        return tiny_twin(find_spec(name.removeprefix("tiny:")))
     if name.startswith("openclip:"):
         from emvfm.backbones.open_clip_adapter import derive_spec as derive_open_clip
 
