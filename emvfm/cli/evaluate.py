@@ -40,6 +40,8 @@ _FULL = {
     "ap75": ("AP75", 3),
     "count_error": ("count error", 3),
 }
+#: Shown with their intervals; those of the others would not fit on a line and are in the JSON.
+_BRACKETED = ("dice", "iou_per_image")
 _WORST = 5
 
 
@@ -100,10 +102,18 @@ def _further(cells: Sequence[Cell], columns: dict[str, tuple[str, int]]) -> list
     shown = {name: look for name, look in columns.items() if any(name in row for row in rows)}
     if not shown:
         return []
-    table = _new_table("", "trained on", "test", *(title for title, _ in shown.values()))
+    titles = (title for title, _ in shown.values())
+    table = _new_table("", "trained on", "adaptation", "seed", "test", *titles)
     for cell, row in zip(cells, rows, strict=True):
-        texts = (_text(row[n], digits) if n in row else "–" for n, (_, digits) in shown.items())
-        table.add_row(cell.train, cell.test, *texts)
+        texts = []
+        for name, (_, digits) in shown.items():
+            if name not in row:
+                texts.append("–")
+            elif name in _BRACKETED:
+                texts.append(_text(row[name], digits))
+            else:
+                texts.append(f"{row[name].value:.{digits}f}")
+        table.add_row(cell.train, cell.adaptation, str(cell.seed), cell.test, *texts)
     return [table]
 
 
@@ -116,9 +126,8 @@ def _notes(cells: Sequence[Cell]) -> list[str]:
         if len(cell.per_source) > 1:
             parts = ", ".join(f"{name} {_text(e)}" for name, e in cell.per_source.items())
             notes.append(f"{cell.run} on {cell.test}: {parts}; mean of sources {cell.macro:.3f}")
-        if cell.chosen_on is not None:
-            where = f"{cell.run} on {cell.test}"
-            notes.append(f"{where}: threshold {cell.threshold:.3f}, chosen on {cell.chosen_on}")
+    chosen = {cell.run: cell for cell in cells if cell.chosen_on is not None}
+    notes += [f"{run}: threshold {c.threshold:.3f}, chosen on {c.chosen_on}" for run, c in chosen.items()]
     return notes
 
 
@@ -243,6 +252,9 @@ def register(app: typer.Typer) -> None:
         for name, picture in (_figures(cells, means, found) if figures is not None else {}).items():
             assert figures is not None
             write_bytes(figures / name, picture)
-        more = [*_further(cells, _BASIC), *(_further(cells, _FULL) if config.metrics == "full" else [])]
+        more = [
+            *_further(cells, _BASIC),
+            *(_further(cells, _FULL) if config.metrics == "full" else []),
+        ]
         parts = [_matrix(cells), *_means(means), *more, *_differences(found)]
         call.result(result, *parts, *_notes(cells), *_worst(cells))

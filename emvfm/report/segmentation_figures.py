@@ -64,11 +64,14 @@ def precision_recall(items: Sequence[Mapping[str, Any]]) -> bytes:
                 va="center", rotation=-45, backgroundcolor="white", zorder=2,
             )  # fmt: skip
         for n, item in enumerate(items):
-            look, recall, precision = _look(n), np.asarray(item["recall"]), np.asarray(item["precision"])
+            look, threshold = _look(n), np.asarray(item["threshold"])
+            recall, precision = np.asarray(item["recall"]), np.asarray(item["precision"])
+            found = recall > 0  # precision without anything found is a convention, not a point of the curve
+            threshold, recall, precision = threshold[found], recall[found], precision[found]
             label = f"{item['label']}, AP {item['area']:.3f}"
-            point = int(np.abs(np.asarray(item["threshold"]) - item["at"]).argmin())
+            point = [int(np.abs(threshold - item["at"]).argmin())] if len(threshold) else []
             place.plot(
-                recall, precision, linewidth=1.7, marker=_MARKERS[n % len(_MARKERS)], markevery=[point],
+                recall, precision, linewidth=1.7, marker=_MARKERS[n % len(_MARKERS)], markevery=point,
                 markersize=6.5, markerfacecolor="white", markeredgewidth=1.6, label=label, zorder=3, **look,
             )  # fmt: skip
         place.set_xlim(0, 1.01)

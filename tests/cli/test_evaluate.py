@@ -184,7 +184,7 @@ def test_all_scores_tables_files_and_figures_come_from_one_call(evaluate, worksp
     kept = RunFolder(workspace.runs / runs[0]).metrics["eval"]["a:test"]["scores"]
     for title in ("Dice", "average precision", "calibration error", "boundary F1", "PQ", "AP50"):
         assert title in result.stdout
-    assert f"{kept['pq']['value']:.3f} [" in result.stdout
+    assert f" {kept['pq']['value']:.3f} " in result.stdout
     assert "foreground IoU minus that of: a, frozen, linear" in result.stdout
     assert "corrected by Holm" in result.stdout
     rows = list(csv.DictReader((tmp_path / "slices.csv").open()))
