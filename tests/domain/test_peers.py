@@ -228,7 +228,8 @@ def test_relative_mahalanobis_is_that_of_pytorch_ood_but_for_shrinkage() -> None
     centred = x - np.stack([x[labels == c].mean(0) for c in range(3)])[labels]
     np.testing.assert_allclose(found, relative(shrunk(centred), shrunk(x - x.mean(0))), rtol=1e-8)
     theirs = 600 * relative(scatter(x, labels), scatter(x, np.zeros(600)))  # sums, that is n times ours
-    assert 0.9 < spearmanr(found, theirs).statistic < 0.99  # shrinkage matters where directions differ in spread
+    # Shrinkage matters where directions differ in spread.
+    assert 0.9 < spearmanr(found, theirs).statistic < 0.99
 
 
 def test_of_a_single_class_that_of_pytorch_ood_is_nought_for_every_image_and_ours_is_not() -> None:
