@@ -1,17 +1,14 @@
-"""The table of docs/results.md: what one model for two EM datasets costs, on real data, by public commands.
+"""The page docs/results.md: mitochondria in two EM datasets, by a frozen backbone, by LoRA, and by a U-Net.
 
-``python -m benchmarks.results --shared FOLDER`` composes Lucchi and VNC, trains on each, on both and on both
-with Lucchi's masks paired by text sorting, scores every model on both test sets, and writes the page with
-seeds, n and intervals. Everything goes through the command line, as a user would do it; finished parts are
-not done again.
+``python -m benchmarks.results --shared FOLDER`` composes Lucchi and VNC, trains on each, on both, on both with
+Lucchi's masks paired by text sorting, and on fewer and fewer slices; scores every model on test sections; and writes
+the page with seeds, n and intervals. Everything goes through the command line, as a user would do it; finished
+parts are not done again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,118 +17,58 @@ from typing import Any
 import numpy as np
 
 from benchmarks.document import Document
+from benchmarks.study import FOLDS, TESTS, WEIGHTS, WRONG, Row, Study, title
 from emvfm.datasets.manifest import load_dataset
 from emvfm.provenance import sha256_file
-from emvfm.report.figures import iou_matrix
+from emvfm.report.figures import iou_matrix, trends
 from emvfm.segmentation.comparison import mean_of_runs, paired_difference
-from emvfm.segmentation.metrics import Counts, Estimate, block_labels
-from emvfm.workspace import write_bytes, write_json
+from emvfm.segmentation.metrics import Counts, Estimate
+from emvfm.workspace import write_bytes
 
-TESTS = ("lucchi", "vnc")
-WRONG = "lucchi-textsorted"
-TRAINING_SETS = (("lucchi",), ("vnc",), ("lucchi", "vnc"), (WRONG, "vnc"))
-TITLES = {
-    ("lucchi",): "Lucchi",
-    ("vnc",): "VNC",
-    ("lucchi", "vnc"): "both",
-    (WRONG, "vnc"): "both, Lucchi's masks sorted as text",
-}
-WEIGHTS = "dinov2_vits14_imgfocus_fp16.safetensors"
-FOLDS = (1, 2, 3, 4)  # the other test blocks of VNC; the dataset `vnc` has block 0
 COMMAND = "nox -s results -- --shared FOLDER"
+FROZEN, TOKENS, LORA, UNET = "frozen", "frozen, tokens alone", "LoRA", "U-Net"
+KINDS: dict[str, tuple[str, ...]] = {
+    FROZEN: (),
+    TOKENS: ("--head", "deconv"),
+    LORA: ("--lora",),
+    UNET: ("--backbone", "unet"),
+}
+TOGETHER, MISPAIRED = ("lucchi", "vnc"), (WRONG, "vnc")
+ROWS = (
+    *(Row((name,), kind) for kind in KINDS for name in TESTS),
+    Row(TOGETHER, FROZEN),
+    Row(MISPAIRED, FROZEN),
+)
+FEW = (1, 2, 4, 8, 16, 32)
+CURVES = tuple(Row(("lucchi",), kind, n) for kind in (FROZEN, UNET) for n in FEW)
+FOLD_KINDS = (FROZEN, UNET)
+#: What was expected: row, test set, least mean IoU.
+BARS = (
+    (Row(("lucchi",), FROZEN), "lucchi", 0.76),
+    (Row(("lucchi",), LORA), "lucchi", 0.82),
+    (Row(("vnc",), FROZEN), "vnc", 0.80),
+    (Row(("vnc",), LORA), "vnc", 0.80),
+)
 
 
 @dataclass(frozen=True)
-class Study:
-    """Where the data and the workspace are, and which seeds are trained."""
+class Trained:
+    """What ``emvfm train`` said of each run, a list a row in the order of seeds."""
 
-    shared: Path
-    root: Path
-    seeds: tuple[int, ...]
-    lora_seeds: tuple[int, ...]
-    folds: bool
+    study: Study
+    runs: dict[Row, list[dict[str, Any]]]
 
-    def call(self, *arguments: str, allowed: tuple[int, ...] = (0,)) -> tuple[int, dict[str, Any], str]:
-        """Run one emvfm command; return its exit code, its JSON and what it said on stderr."""
-        command = [sys.executable, "-m", "emvfm", *arguments, "--root", str(self.root), "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode not in allowed:
-            raise SystemExit(f"{' '.join(arguments)}: exit code {done.returncode}\n{done.stderr}")
-        return done.returncode, json.loads(done.stdout) if done.stdout.strip() else {}, done.stderr.strip()
+    def counts(self, row: Row, test: str) -> list[list[Counts]]:
+        return [self.study.counts[run["run"], test] for run in self.runs[row]]
 
-    @property
-    def backbone(self) -> list[str]:
-        return ["--backbone", "dinov2_vits14", "--weights", str(self.shared / "weights" / WEIGHTS)]
+    def estimate(self, row: Row, test: str) -> Estimate:
+        return mean_of_runs(self.counts(row, test), self.study.blocks(test))
 
-
-def compose(study: Study) -> str:
-    """Make the three datasets; return what the audit said when it refused the text-sorted one."""
-    data = study.shared / "data"
-    for name, folder in (("lucchi", "lucchi++"), ("vnc", "vnc")):
-        if not (study.root / "datasets" / name / "dataset.json").is_file():
-            study.call("data", "compose", name, "--from", str(data / folder), "--val", "0")
-    for fold in FOLDS:
-        if not (study.root / "datasets" / f"vnc-fold{fold}" / "dataset.json").is_file():
-            source = ["--from", str(data / "vnc"), "--val", "0", "--seed", str(fold)]
-            study.call("data", "compose", f"vnc-fold{fold}", *source)
-    wrong = [
-        "data",
-        "compose",
-        WRONG,
-        "--from",
-        str(data / "lucchi++"),
-        "--pairing",
-        "text-sorted",
-        "--val",
-        "0",
-    ]
-    if not (study.root / "datasets" / WRONG / "dataset.json").is_file():
-        _, _, refusal = study.call(*wrong, allowed=(4,))
-        study.call(*wrong, "--force")
-        write_json(study.root / "refusal.json", {"said": refusal})
-    path = study.root / "refusal.json"
-    return json.loads(path.read_text())["said"] if path.is_file() else "refused"
-
-
-def train(study: Study) -> dict[tuple[tuple[str, ...], bool], list[dict[str, Any]]]:
-    """Train every row of the table; return its runs, one a seed."""
-    rows: dict[tuple[tuple[str, ...], bool], list[dict[str, Any]]] = {}
-    for lora, seeds in ((False, study.seeds), (True, study.lora_seeds)):
-        for seed in seeds:
-            for data in TRAINING_SETS:
-                names = [part for name in data for part in ("--data", name)]
-                options = [*(["--lora"] if lora else []), *(["--force"] if WRONG in data else [])]
-                _, run, _ = study.call("train", *study.backbone, *names, "--seed", str(seed), *options)
-                rows.setdefault((data, lora), []).append(run)
-                print(f"{run['run']}: {run['metrics']['seconds']:.0f} s", file=sys.stderr, flush=True)
-    return rows
-
-
-def train_folds(study: Study) -> dict[str, str]:
-    """Train a frozen head on VNC once for each test block; return the run of each dataset."""
-    names = ["vnc", *(f"vnc-fold{fold}" for fold in FOLDS)]
-    return {
-        name: study.call("train", *study.backbone, "--data", name, "--seed", str(study.seeds[0]))[1]["run"]
-        for name in names
-    }
-
-
-def score(study: Study, runs: Sequence[str]) -> dict[tuple[str, str], list[Counts]]:
-    """Score runs on both test sets; return the counts of each slice by run and test set."""
-    tests = [part for name in TESTS for part in ("--data", name)]
-    _, result, _ = study.call("eval", *runs, *tests)
-    return {
-        (cell["run"], cell["test"].split(":")[0]): [
-            Counts(image["tp"], image["fp"], image["fn"], image["tn"]) for image in cell["images"]
-        ]
-        for cell in result["results"]
-    }
-
-
-def blocks_of(study: Study, name: str) -> list[int]:
-    """Return the block of each test slice of a dataset."""
-    samples = load_dataset(study.root / "datasets" / name).split("test").annotated().samples
-    return block_labels([s.volume for s in samples], [s.z for s in samples])
+    def difference(self, first: Row, second: Row, test: str) -> tuple[int, Estimate]:
+        """Return over how many seeds two rows are compared, and by how much the first scores more."""
+        both = min(len(self.runs[first]), len(self.runs[second]))
+        one, other = (self.counts(row, test)[:both] for row in (first, second))
+        return both, paired_difference(one, other, self.study.blocks(test))
 
 
 def interval(estimate: Estimate, sign: str = "") -> str:
@@ -142,8 +79,16 @@ def interval(estimate: Estimate, sign: str = "") -> str:
     return f"{text} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
 
 
-def _adaptation(lora: bool) -> str:
-    return "LoRA r16" if lora else "frozen"
+def train(study: Study, seeds: Sequence[int], curve_seeds: Sequence[int]) -> Trained:
+    """Train and score every row of the tables."""
+    wanted = [(row, seed) for seed in seeds for row in ROWS] + [
+        (row, seed) for seed in curve_seeds for row in CURVES
+    ]
+    runs: dict[Row, list[dict[str, Any]]] = {}
+    for row, _, run in study.train(wanted):
+        runs.setdefault(row, []).append(run)
+    study.score([run["run"] for group in runs.values() for run in group], TESTS)
+    return Trained(study, runs)
 
 
 def _data_section(page: Document, study: Study, refusal: str) -> None:
@@ -152,7 +97,7 @@ def _data_section(page: Document, study: Study, refusal: str) -> None:
                  "named as Lucchi++ but with the original EPFL masks, rebuilt from polygons.")  # fmt: skip
     rows = []
     for name in (*TESTS, WRONG):
-        dataset = load_dataset(study.root / "datasets" / name)
+        dataset = load_dataset(study.dataset(name))
         sizes = [len(dataset.split(split)) for split in ("train", "val", "test", "gap")]
         _, report, _ = study.call("data", "audit", name, allowed=(0, 4))
         audit = report["audits"][0] if report else {"sentence": "refused"}
@@ -162,140 +107,192 @@ def _data_section(page: Document, study: Study, refusal: str) -> None:
     page.code([refusal.splitlines()[-1].replace(str(study.root), "WORKSPACE")], "text")
 
 
-def _matrix_section(
-    page: Document, study: Study, rows: dict[Any, list[dict[str, Any]]], counts: dict[tuple[str, str], list[Counts]],
-    images: Path,
-) -> None:  # fmt: skip
-    blocks = {name: blocks_of(study, name) for name in TESTS}
-
-    def runs(row: tuple[tuple[str, ...], bool], test: str) -> list[list[Counts]]:
-        return [counts[run["run"], test] for run in rows[row]]
-
+def _matrix_section(page: Document, trained: Trained, images: Path) -> None:
+    blocks = {name: trained.study.blocks(name) for name in TESTS}
     page.section(
         "Train × test",
-        "Foreground IoU of mitochondria at native resolution, counts pooled over the test slices of a run, mean over "
-        "seeds; brackets: 95 % percentile bootstrap of seeds and blocks of consecutive slices together. "
+        "Foreground IoU of mitochondria at native resolution, threshold 0.5, counts pooled over the test slices of a "
+        "run, mean over seeds; brackets: 95 % percentile bootstrap of seeds and blocks of consecutive slices together. "
         f"Test slices: {', '.join(f'{len(b)} of {n} in {len(set(b))} blocks' for n, b in blocks.items())}; "
-        "of two blocks an interval is no more than the distance between them. "
-        "Every run of a kind has the same number of steps and crops, and its last step counts: no slice was used to "
-        "choose anything. The recipe was chosen earlier, on validation blocks cut from the training sections.",
+        "of two blocks an interval is no more than the distance between them. Every run of a kind has the same number "
+        "of steps and crops, and its last step counts: no slice was used to choose anything. The recipes were chosen "
+        "earlier, on validation blocks cut from the training sections.",
     )
-    table, values = [], []
-    for row, group in rows.items():
-        estimates = [mean_of_runs(runs(row, test), blocks[test]) for test in TESTS]
-        values.append(estimates)
-        seeds = ", ".join(
-            " / ".join(f"{sum(counts[run['run'], t], Counts()).iou:.3f}" for t in TESTS) for run in group
-        )
-        cells = [interval(e) for e in estimates]
-        table.append([TITLES[row[0]], _adaptation(row[1]), len(group), *cells, seeds])
+    page.bullets(
+        [
+            f"**{FROZEN}**: the backbone as it is; a head on tokens of four blocks that also sees the pixels.",
+            f"**{TOKENS}**: the same without pixels: what the backbone alone carries.",
+            f"**{LORA}**: the first, with an adapter trained in the backbone, begun from the frozen run.",
+            f"**{UNET}**: no backbone; a plain U-Net from scratch, on the same slices.",
+        ]
+    )
+    rows = [row for row in ROWS if row in trained.runs]
+    values = [[trained.estimate(row, test) for test in TESTS] for row in rows]
+    table = []
+    for row, estimates in zip(rows, values, strict=True):
+        pooled = [[sum(c, Counts()).iou for c in trained.counts(row, test)] for test in TESTS]
+        each = ", ".join(f"{a:.3f} / {b:.3f}" for a, b in zip(*pooled, strict=True))
+        table.append([title(row.data), row.kind, len(pooled[0]), *map(interval, estimates), each])
     page.table(
-        ["trained on", "backbone", "seeds", "test on Lucchi", "test on VNC", "each seed (Lucchi / VNC)"],
-        table,
+        ["trained on", "model", "seeds", "test on Lucchi", "test on VNC", "each seed (Lucchi / VNC)"], table
     )
 
     def grid(end: str) -> np.ndarray[Any, Any]:
-        return np.array(
-            [[np.nan if getattr(e, end) is None else getattr(e, end) for e in row] for row in values]
-        )
+        return np.array([[np.nan if (v := getattr(e, end)) is None else v for e in row] for row in values])
 
-    labels = [f"{TITLES[data]}, {_adaptation(lora)}" for data, lora in rows]
+    labels = [f"{title(row.data)}, {row.kind}" for row in rows]
     picture = iou_matrix(grid("value"), labels, ["Lucchi", "VNC"], grid("low"), grid("high"))
     write_bytes(images / "results-matrix.png", picture)
     page.picture("images/results-matrix.png", "train × test matrix of foreground IoU")
-    page.section("One model for both", "Differences of the same seeds on the same slices; a collapse would be large and "
-                 "negative.")  # fmt: skip
-    together, wrong = ("lucchi", "vnc"), (WRONG, "vnc")
-    compared = []
-    for lora in sorted({lora for _, lora in rows}):
-        for test in TESTS:
-            for what, other in (("both − alone", (test,)), ("both − both text-sorted", wrong)):
-                e = paired_difference(runs((together, lora), test), runs((other, lora), test), blocks[test])
-                compared.append([what, _adaptation(lora), test, len(rows[together, lora]), interval(e, "+")])
-    for data in TRAINING_SETS:
-        if (data, True) in rows:
-            n = len(rows[data, True])
-            for test in TESTS:
-                frozen = runs((data, False), test)[:n]
-                e = paired_difference(runs((data, True), test), frozen, blocks[test])
-                compared.append([f"LoRA − frozen, {TITLES[data]}", "", test, n, interval(e, "+")])
-    page.table(["difference", "backbone", "test", "seeds", "IoU [95 %]"], compared)
-    frozen = dict(zip(rows, values, strict=True))
-    bars = [
-        ("Lucchi alone, on Lucchi", frozen[("lucchi",), False][0].value, "≥ 0.70", 0.70, 1),
-        ("VNC alone, on VNC", frozen[("vnc",), False][1].value, "≥ 0.75", 0.75, 1),
-        ("both − alone, on Lucchi", frozen[together, False][0].value - frozen[("lucchi",), False][0].value,
-         "≥ −0.05", -0.05, 1),
-        ("both − alone, on VNC", frozen[together, False][1].value - frozen[("vnc",), False][1].value,
-         "≥ −0.05", -0.05, 1),
-        ("both text-sorted, on Lucchi", frozen[wrong, False][0].value, "< 0.15", 0.15, -1),
-    ]  # fmt: skip
-    page.section("Set against what was expected", "Frozen backbone, means over seeds.")
+
+
+def _comparison_section(page: Document, trained: Trained) -> None:
+    page.section("Differences", "Of the same seeds on the same slices, IoU with 95 % intervals as above.")
+    pairs: list[tuple[str, Row, Row, str]] = []
+    for name in TESTS:
+        alone = {kind: Row((name,), kind) for kind in KINDS}
+        pairs += [
+            (f"{LORA} − {FROZEN}, {title((name,))}", alone[LORA], alone[FROZEN], name),
+            (f"{FROZEN} − {UNET}, {title((name,))}", alone[FROZEN], alone[UNET], name),
+            (f"{LORA} − {UNET}, {title((name,))}", alone[LORA], alone[UNET], name),
+            (f"pixels beside tokens − tokens alone, {title((name,))}", alone[FROZEN], alone[TOKENS], name),
+        ]
+    for name in TESTS:
+        pairs.append((f"both − {title((name,))} alone", Row(TOGETHER, FROZEN), Row((name,), FROZEN), name))
+        pairs.append(("both − both text-sorted", Row(TOGETHER, FROZEN), Row(MISPAIRED, FROZEN), name))
+    table = []
+    for what, first, second, test in pairs:
+        if first in trained.runs and second in trained.runs:
+            n, difference = trained.difference(first, second, test)
+            table.append([what, title((test,)), n, interval(difference, "+")])
+    page.table(["difference", "test", "seeds", "IoU [95 %]"], table)
+
+
+def _bars_section(page: Document, trained: Trained) -> None:
+    page.section("Set against what was expected", "Means over seeds.")
+    table: list[list[Any]] = []
+    for row, test, bar in BARS:
+        if row in trained.runs:
+            value = trained.estimate(row, test).value
+            table.append([f"{title(row.data)} alone, {row.kind}", value, f"≥ {bar:.2f}", _met(value >= bar)])
+    for name in TESTS:
+        rows = [Row((name,), kind) for kind in (FROZEN, LORA, UNET)]
+        if all(row in trained.runs for row in rows):
+            *ours, theirs = (trained.estimate(row, name).value for row in rows)
+            table.append([f"{title((name,))}: better of frozen and LoRA − U-Net", f"{max(ours) - theirs:+.3f}", "≥ 0",
+                          _met(max(ours) >= theirs)])  # fmt: skip
+    for name in TESTS:
+        together, alone = Row(TOGETHER, FROZEN), Row((name,), FROZEN)
+        if together in trained.runs and alone in trained.runs:
+            _, apart = trained.difference(together, alone, name)
+            table.append(
+                [
+                    f"both − alone, on {title((name,))}",
+                    f"{apart.value:+.3f}",
+                    "≥ −0.05",
+                    _met(apart.value >= -0.05),
+                ]
+            )
+    wrong = Row(MISPAIRED, FROZEN)
+    if wrong in trained.runs:
+        value = trained.estimate(wrong, "lucchi").value
+        table.append(["both text-sorted, on Lucchi", value, "< 0.15", _met(value < 0.15)])
+    page.table(["what", "measured", "expected", "met"], table)
+
+
+def _met(yes: bool) -> str:
+    return "yes" if yes else "no"
+
+
+def _curve_section(page: Document, trained: Trained, images: Path) -> None:
+    whole = len(load_dataset(trained.study.dataset("lucchi")).split("train"))
+    kinds = (FROZEN, UNET)
+    points: dict[int, dict[str, Row]] = {
+        n: {kind: Row(("lucchi",), kind, n if n in FEW else None) for kind in kinds} for n in (*FEW, whole)
+    }
+    found = {
+        n: {kind: trained.estimate(row, "lucchi") for kind, row in rows.items()} for n, rows in points.items()
+    }
+    page.section(
+        "Few slices",
+        "Lucchi, evenly spaced training slices, the same steps whatever their number, all test slices; brackets as "
+        "above, of blocks of slices alone where there is one seed.",
+    )
     page.table(
-        ["what", "measured", "expected", "met"],
+        ["training slices", "seeds", *kinds],
         [
-            [what, value, text, "yes" if sign * (value - bar) >= 0 else "no"]
-            for what, value, text, bar, sign in bars
+            [n, len(trained.runs[points[n][FROZEN]]), *(interval(found[n][kind]) for kind in kinds)]
+            for n in points
         ],
     )
+    curves = {
+        kind: [(float(n), (e := found[n][kind]).value, e.low, e.high) for n in points] for kind in kinds
+    }
+    write_bytes(images / "results-slices.png", trends(curves, "training slices", "foreground IoU", log=True))
+    page.picture("images/results-slices.png", "foreground IoU over the number of training slices")
 
 
-def _folds_section(page: Document, study: Study, runs: dict[str, str]) -> None:
+def _folds_section(page: Document, study: Study, seed: int) -> None:
     page.section(
         "VNC by test block",
-        "Every fifth of the stack is the test block once (a gap of one section on each side, frozen backbone, "
-        f"training seed {study.seeds[0]}): what one block says about another.",
+        f"Every fifth of the stack is the test block once (a gap of one section on each side, training seed {seed}): what "
+        "one block says about another.",
     )
-    table, counts, blocks = [], [], []
-    for fold, (name, run) in enumerate(runs.items()):
-        samples = load_dataset(study.root / "datasets" / name).split("test").annotated().samples
-        _, result, _ = study.call("eval", run, "--data", name)
-        cell = result["results"][0]
-        found = [Counts(i["tp"], i["fp"], i["fn"], i["tn"]) for i in cell["images"]]
-        total = sum(found, Counts())
-        sections = f"{samples[0].z}–{samples[-1].z}"
-        truth, positive = total.tp + total.fn, total.tp + total.fp
-        n_train = len(load_dataset(study.root / "datasets" / name).split("train"))
-        share = f"{truth / (positive + total.fn + total.tn):.1%}"
-        scores = [total.iou, total.tp / truth, total.tp / positive]
-        table.append([sections, n_train, len(found), share, *scores])
-        counts += found
-        blocks += [fold] * len(found)
-    columns = ["test sections", "train", "test", "foreground", "IoU", "recall", "precision"]
-    page.table(columns, table)
-    page.text(f"All sections pooled, each scored by the model that did not see its block: IoU "
-              f"{interval(mean_of_runs([counts], blocks))} (5 blocks resampled).")  # fmt: skip
+    names = ["vnc", *(f"vnc-fold{fold}" for fold in FOLDS)]
+    rows = [Row((name,), kind) for kind in FOLD_KINDS for name in names]
+    runs = {row: run["run"] for row, _, run in study.train([(row, seed) for row in rows])}
+    for row, run in runs.items():
+        study.score([run], row.data)
+    table, pooled = [], {kind: [] for kind in FOLD_KINDS}  # type: ignore[var-annotated]
+    for name in names:
+        dataset = load_dataset(study.dataset(name))
+        samples = dataset.split("test").annotated().samples
+        totals = []
+        for kind in FOLD_KINDS:
+            counts = study.counts[runs[Row((name,), kind)], name]
+            pooled[kind].append(counts)
+            totals.append(sum(counts, Counts()))
+        first = totals[0]
+        share = f"{(first.tp + first.fn) / (first.tp + first.fp + first.fn + first.tn):.1%}"
+        table.append(
+            [
+                f"{samples[0].z}–{samples[-1].z}",
+                len(dataset.split("train")),
+                len(samples),
+                share,
+                *(t.iou for t in totals),
+            ]
+        )
+    page.table(["test sections", "train", "test", "foreground", *FOLD_KINDS], table)
+    block = [fold for fold, counts in enumerate(pooled[FROZEN]) for _ in counts]
+    means = [
+        interval(mean_of_runs([[c for part in pooled[kind] for c in part]], block)) for kind in FOLD_KINDS
+    ]
+    page.text("All sections pooled, each scored by the model that did not see its block (5 blocks resampled): "
+              + "; ".join(f"{kind} {mean}" for kind, mean in zip(FOLD_KINDS, means, strict=True)) + ".")  # fmt: skip
 
 
-def _cost_section(page: Document, rows: dict[Any, list[dict[str, Any]]]) -> None:
+def _cost_section(page: Document, trained: Trained) -> None:
     page.section(
         "Time and memory",
-        "Seconds of training without validation, peak resident memory of the process, means over seeds; "
-        "embedding is paid once for all runs. Other programs shared the cores at times: seconds are upper bounds.",
+        "Seconds of training without validation and peak resident memory of the process, means over seeds; embedding is "
+        f"paid once for all runs. {trained.study.jobs} runs at a time shared the cores, and at times other programs: "
+        "seconds are upper bounds.",
     )
     table = []
-    for (data, lora), group in rows.items():
-        metrics = [run["metrics"] for run in group]
+    for row in ROWS:
+        if row not in trained.runs:
+            continue
+        metrics = [run["metrics"] for run in trained.runs[row]]
 
         def mean(key: str, metrics: list[dict[str, Any]] = metrics) -> float:
             return float(np.mean([m[key] for m in metrics]))
 
         parameters = (metrics[0]["head_parameters"] + metrics[0]["adapter_parameters"]) / 1e6
-        cost = [f"{mean('seconds'):.0f}", f"{mean('peak_memory_mb') / 1000:.1f}", f"{parameters:.2f}"]
-        table.append(
-            [TITLES[data], _adaptation(lora), metrics[0]["train_slices"], metrics[0]["steps"], *cost]
-        )
+        cost = [f"{mean('seconds'):.0f}", f"{mean('peak_memory_mib') / 1024:.1f}", f"{parameters:.2f}"]
+        table.append([title(row.data), row.kind, metrics[0]["train_slices"], metrics[0]["steps"], *cost])
     page.table(
-        [
-            "trained on",
-            "backbone",
-            "slices",
-            "steps",
-            "seconds",
-            "peak GB",
-            "trained parameters (M)",
-        ],
-        table,
+        ["trained on", "model", "slices", "steps", "seconds", "peak GiB", "trained parameters (M)"], table
     )
 
 
@@ -320,32 +317,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.results", description=__doc__)
     parser.add_argument("--shared", type=Path, required=True, help="folder with data/ and weights/")
     parser.add_argument("--root", type=Path, default=Path("emvfm-workspace"), help="workspace")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the frozen rows")
-    parser.add_argument("--lora-seeds", type=int, nargs="*", default=[0], help="of the LoRA rows")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the tables")
+    parser.add_argument("--curve-seeds", type=int, nargs="*", default=[0], help="of the curve over slices")
+    parser.add_argument("--jobs", type=int, default=2, help="runs trained at a time")
     parser.add_argument(
         "--folds", action=argparse.BooleanOptionalAction, default=True, help="all test blocks of VNC"
     )
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of results.md")
     given = parser.parse_args()
-    study = Study(
-        given.shared.resolve(), given.root.resolve(), tuple(given.seeds), tuple(given.lora_seeds), given.folds
-    )
-    refusal = compose(study)
-    rows = train(study)
-    counts = score(study, [run["run"] for group in rows.values() for run in group])
-    first = next(iter(rows.values()))[0]
+    study = Study(given.shared.resolve(), given.root.resolve(), given.jobs, KINDS)
+    refusal = study.compose()
+    trained = train(study, given.seeds, given.curve_seeds)
+    backbone = trained.runs[ROWS[0]][0]["backbone"]
     weights = study.shared / "weights" / WEIGHTS
     page = Document(
         "Results",
         COMMAND,
-        f"Backbone: {first['backbone']}, a ViT-S/14 descended from DINOv2 by further training; these are not DINOv2's "
+        f"Backbone: {backbone}, a ViT-S/14 descended from DINOv2 by further training; these are not DINOv2's "
         f"numbers. Weights: `{WEIGHTS}`, sha256 `{sha256_file(weights)[:16]}…`.",
     )
     _data_section(page, study, refusal)
-    _matrix_section(page, study, rows, counts, given.out / "images")
-    if study.folds:
-        _folds_section(page, study, train_folds(study))
-    _cost_section(page, rows)
+    _matrix_section(page, trained, given.out / "images")
+    _comparison_section(page, trained)
+    _bars_section(page, trained)
+    if given.curve_seeds:
+        _curve_section(page, trained, given.out / "images")
+    if given.folds:
+        _folds_section(page, study, given.seeds[0])
+    _cost_section(page, trained)
     _distance_section(page, study)
     page.write(given.out / "results.md")
 

@@ -15,10 +15,10 @@ from emvfm.report.drawing import COLOURS, canvas, grey, png, styled
 __all__ = [
     "bars_with_intervals",
     "iou_matrix",
-    "learning_curve",
     "montage",
     "overlay",
     "overlay_grid",
+    "trends",
 ]
 
 #: Truth and prediction agree, prediction too much, prediction too little.
@@ -224,42 +224,45 @@ def bars_with_intervals(
         return png(figure)
 
 
-def learning_curve(history: Sequence[Mapping[str, Any]], best: float | None = None) -> bytes:
-    """Draw the losses and the validation score of a run.
+def trends(
+    lines: Mapping[str, Sequence[tuple[float, float, float | None, float | None]]],
+    horizontal: str,
+    vertical: str,
+    *,
+    log: bool = False,
+) -> bytes:
+    """Draw values with their intervals over a number, a line for each name.
 
     Parameters
     ----------
-    history
-        Rows with ``epoch`` (or ``step``) and any of ``train_loss``, ``val_loss``, ``val_iou``.
-    best
-        Epoch (or step) of the checkpoint that was kept.
+    lines
+        By name, points of x, value, and the ends of its interval or None.
+    horizontal, vertical
+        What the axes show.
+    log
+        Equal steps of the horizontal axis are equal factors; every x that occurs is marked.
     """
-    if not history:
-        raise ValueError("no history to draw")
-    unit = "epoch" if any("epoch" in row for row in history) else "step"
-    series = {
-        "train_loss": ("training loss", COLOURS["blue"], 0),
-        "val_loss": ("validation loss", COLOURS["orange"], 0),
-        "val_iou": ("validation IoU", COLOURS["green"], 1),
-    }
-    present = [key for key in series if any(row.get(key) is not None for row in history)]
-    panels = sorted({series[key][2] for key in present}) or [0]
+    if not any(lines.values()):
+        raise ValueError("no trend to draw")
+    palette = [COLOURS[name] for name in ("blue", "vermilion", "green", "purple", "orange", "sky")]
     with styled():
-        figure, axes = canvas(4.3 * len(panels), 2.9, 1, len(panels))
-        for key in present:
-            label, colour, panel = series[key]
-            points = [(row[unit], row[key]) for row in history if row.get(key) is not None and unit in row]
-            place = axes[0, panels.index(panel)]
-            x, y = zip(*points, strict=True) if points else ((), ())
-            place.plot(x, y, color=colour, linewidth=1.6, marker="o" if len(x) < 2 else None, label=label)
-        for place, panel in zip(axes[0], panels, strict=True):
-            place.set_xlabel(unit)
-            place.set_title("loss" if panel == 0 else "validation IoU")
-            place.grid(axis="y")
-            if panel == 1:
-                place.set_ylim(0, 1)
-            elif len([k for k in present if series[k][2] == 0]) > 1:
-                place.legend()
-            if best is not None:
-                place.axvline(best, color=COLOURS["soft"], linewidth=0.9, linestyle=(0, (3, 3)))
+        figure, axes = canvas(6.0, 3.4)
+        place = axes[0, 0]
+        for n, (name, points) in enumerate(lines.items()):
+            colour, marker = palette[n % len(palette)], "osD^vP"[n % 6]
+            x, value = [p[0] for p in points], [p[1] for p in points]
+            place.plot(x, value, color=colour, marker=marker, markersize=4.5, linewidth=1.5, label=name)
+            known = [(p[0], p[2], p[3]) for p in points if p[2] is not None and p[3] is not None]
+            if known:
+                at, low, high = zip(*known, strict=True)
+                place.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
+        if log:
+            occurring = sorted({p[0] for points in lines.values() for p in points})
+            place.set_xscale("log")
+            place.set_xticks(occurring, [f"{x:g}" for x in occurring])
+            place.minorticks_off()
+        place.set_xlabel(horizontal)
+        place.set_ylabel(vertical)
+        place.grid(axis="y")
+        place.legend()
         return png(figure)

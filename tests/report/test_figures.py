@@ -35,7 +35,9 @@ CALLS = {
     "fd": lambda: distance_figures.values_with_nulls(
         [{"label": "a – b", "value": 9.0, "null": RNG.random(0), "low": 7, "high": 11}], "Fréchet distance"
     ),
-    "curve": lambda: figures.learning_curve([{"epoch": 0, "train_loss": 1.0, "val_iou": None}], best=0),
+    "trends": lambda: figures.trends(
+        {"a": [(1, 0.2, 0.1, 0.3), (32, 0.7, None, None)], "$b": []}, "slices", "IoU", log=True
+    ),
 }
 
 
@@ -84,7 +86,7 @@ def test_large_and_coloured_images_are_thinned_alike():
         lambda: figures.montage([]),
         lambda: figures.iou_matrix(np.zeros((2, 3)), ["a"], ["b"]),
         lambda: distance_figures.values_with_nulls([], "x"),
-        lambda: figures.learning_curve([]),
+        lambda: figures.trends({"a": []}, "x", "y"),
     ],
 )
 def test_what_cannot_be_drawn_is_an_error(call):
