@@ -54,6 +54,9 @@ def register(app: typer.Typer) -> None:
 
         run = train_run(config, call.workspace, force=force, draw=learning_curve, console=call.console)
         metrics, facts = run.metrics["train"], run.provenance
+        name = facts["backbone"]
+        if not name.endswith(facts["adaptation"]):
+            name += f", {facts['adaptation']}"
         if metrics["val_slices"]:
             judged = (
                 f"validation IoU {metrics['best_val_iou']:.3f} at step {metrics['best_step']} "
@@ -63,7 +66,7 @@ def register(app: typer.Typer) -> None:
             judged = "no validation slices: the last step is kept"
         text = (
             f"[bold]{escape(run.path.name)}[/]\n"
-            f"{escape(facts['backbone'])}, {facts['adaptation']}; {metrics['train_slices']} training slices, "
+            f"{escape(name)}; {metrics['train_slices']} training slices, "
             f"{metrics['steps']} steps in {metrics['seconds']:.0f} s\n"
             f"{judged}\n"
             f"next: emvfm eval {escape(run.path.name)} --data {config.data[0].split(':')[0]}"

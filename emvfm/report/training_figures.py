@@ -47,7 +47,7 @@ def learning_curve(steps: Sequence[Any], history: Sequence[Mapping[str, Any]], k
             loss.plot(at, values, color=COLOURS["vermilion"], marker="o", markersize=3, label="validation")
         loss.set(xlabel="step", ylabel="loss", xlim=(0, None), ylim=(0, None))
         if loss.get_legend_handles_labels()[0]:
-            loss.legend(loc="upper right")
+            loss.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
         if judged:
             iou = axes[0, 1]
             scores = [row["val_iou"] for row in judged]
