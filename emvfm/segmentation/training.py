@@ -19,9 +19,11 @@ from safetensors.torch import save
 from torch import nn
 
 from emvfm.backbones.lora import adapter_parameters, inject_lora, save_adapter
+from emvfm.backbones.preprocess import Preprocess
 from emvfm.backbones.views import training_views
 from emvfm.datasets.audit import require_passed
 from emvfm.datasets.catalog import open_dataset
+from emvfm.datasets.manifest import Sample
 from emvfm.errors import UsageError
 from emvfm.extraction.pipeline import embed_dataset, identity_of
 from emvfm.provenance import peak_memory_mib
@@ -218,7 +220,7 @@ def _data(training: _Training) -> tuple[Batches, list[Slices]]:
         return ImageCrops([p.train for p in training.parts], preprocess, _cropping(config)), judged
     backbone = model.backbone
     assert backbone is not None
-    views = training_views(config.views, backbone.patch)
+    views = training_views(config.views, _native_patch(preprocess, training.parts[0].both.samples[0]))
     shown, judged = [], []
     for p in training.parts:
         plain = embed_dataset(p.both, backbone, config, workspace, console=console)
@@ -232,6 +234,12 @@ def _data(training: _Training) -> tuple[Batches, list[Slices]]:
         judged.append(Slices(model, preprocess, kept.dataset, kept.samples, kept))
     seen = preprocess if model.sees_pixels else None
     return TokenCrops(shown, _cropping(config), views, seen), judged
+
+
+def _native_patch(preprocess: Preprocess, sample: Sample) -> int:
+    """Return the side of a patch in pixels of the image: views move the patch grid by half of that."""
+    scaled = preprocess.at(sample.pixel_size_nm).scaled((sample.height, sample.width))
+    return max(2, round(preprocess.patch * sample.height / scaled[0]))
 
 
 def _starts_warm(config: TrainConfig) -> bool:

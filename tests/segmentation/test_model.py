@@ -17,7 +17,7 @@ from emvfm.datasets.catalog import open_dataset
 from emvfm.datasets.images import read_image
 from emvfm.datasets.masks import read_mask
 from emvfm.errors import MissingError, UsageError
-from emvfm.segmentation import recipe
+from emvfm.segmentation import recipe, training
 from emvfm.segmentation.checkpoints import load_run
 from emvfm.segmentation.config import TrainConfig
 from emvfm.segmentation.fusion import FUSIONS
@@ -213,3 +213,20 @@ def test_windows_of_a_local_network_are_the_whole(workspace, fast, side: int, ov
         found = logits_in_windows(model, pixels, segmenter.preprocess).softmax(1)
         want = local(pixels).softmax(1)
     torch.testing.assert_close(found, want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("input_size", "half"), [("native", 8), ("x2", 4), ("x0.5", 16), ("48", 16)])
+def test_views_move_the_patch_grid_by_half_a_patch_of_the_input(
+    workspace, fast, monkeypatch, input_size: str, half: int
+) -> None:
+    """96 px of image; at twice the size half a patch of the input is a quarter of its pixels in the image."""
+    seen = []
+    embed = training.embed_dataset
+
+    def remember(*arguments: Any, **options: Any) -> Any:
+        seen.append(options.get("view"))
+        return embed(*arguments, **options)
+
+    monkeypatch.setattr(training, "embed_dataset", remember)
+    train(fast(input_size=input_size, views=2, steps=1, crop=16), workspace)
+    assert [view.skipped for view in seen if view is not None] == [(half, half)]
