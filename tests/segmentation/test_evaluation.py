@@ -22,16 +22,17 @@ from emvfm.datasets.manifest import save_dataset
 from emvfm.datasets.masks import read_mask
 from emvfm.datasets.options import ComposeOptions
 from emvfm.errors import MissingError, UsageError
-from emvfm.segmentation import evaluation
+from emvfm.segmentation import evaluation, recipe
 from emvfm.segmentation.boundary import boundary_score
 from emvfm.segmentation.checkpoints import load_run
-from emvfm.segmentation.config import EvalConfig
+from emvfm.segmentation.config import EvalConfig, TrainConfig
 from emvfm.segmentation.evaluation import PROTOCOL, Panel, evaluate
 from emvfm.segmentation.histograms import ProbabilityHistogram, probability_histogram
 from emvfm.segmentation.instances import label_instances, match_instances, panoptic
 from emvfm.segmentation.metrics import bootstrap_pooled
 from emvfm.segmentation.scoring import measure
 from emvfm.segmentation.thresholds import best_threshold
+from emvfm.segmentation.training import train
 
 
 def _scores_of(*data: str, **changes: object) -> EvalConfig:
@@ -364,3 +365,24 @@ def test_averaging_over_turns_is_that_of_the_predictions(trained, workspace, fas
     assert set(run.metrics["eval"]) == {"a:test", "a:test (tta flips)"}
     assert "4 turned images" in turned.protocol
     assert plain.protocol == PROTOCOL
+
+
+def test_a_run_by_the_paper_is_scored_as_there_beside_the_native_score(workspace, monkeypatch) -> None:
+    monkeypatch.setattr(recipe, "_LONG_EDGE", 111)  # the real one takes minutes
+    config = TrainConfig(
+        data=("b",), backbone="timm:test_vit", untrained=True, device="cpu", protocol="paper", steps=1,
+        evaluate_every=1, early_stop=1,
+    )  # fmt: skip
+    run = train(config, workspace)
+    (cell,) = evaluate([run.path], _scores_of("b"), workspace)
+    segmenter, dataset = load_run(run.path, workspace), open_dataset(workspace, "b:test")
+    slices, pairs = segmenter.slices(dataset, workspace), []
+    for i, sample in enumerate(dataset.samples):
+        logits, _ = slices.input_logits(i)
+        mask = Image.fromarray(read_mask(dataset.mask_path(sample)))
+        small = np.asarray(mask.resize((96, 96), Image.Resampling.NEAREST))
+        pairs.append((logits[0].argmax(dim=0).numpy() == 1, small))
+    assert cell.scores["iou_resized"].value == pytest.approx(_jaccard(pairs), abs=1e-6)
+    counts = [image.counts for image in cell.images]
+    assert sum(c.tp + c.fp + c.fn + c.tn for c in counts) == 2 * 120 * 120
+    assert cell.scores["iou_resized"].n == 2
