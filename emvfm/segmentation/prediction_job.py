@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emvfm.errors import CorruptError, EmvfmError, UsageError
+from emvfm.datasets.volumes import split_inner
+from emvfm.errors import CorruptError, EmvfmError, MissingError, UsageError
 from emvfm.provenance import digest, sha256_file
 from emvfm.segmentation.checkpoints import Segmenter
 from emvfm.segmentation.instance_bands import BandLabels, label_bands
@@ -231,14 +232,39 @@ def _write(
     return images
 
 
-def _finished(out: Path, record: Path, key: str) -> Prediction | None:
-    if not out.exists() or not record.is_file():
+def _spare_inputs(out: Path, source: Source) -> None:
+    """Refuse an output in whose place the input would be lost."""
+    for item in source.items:
+        if split_inner(item.path)[0].resolve().is_relative_to(out.resolve()):
+            raise UsageError("the output is where the input is", where=out, todo="choose another name")
+
+
+def _settled(out: Path, record: Path, key: str, overwrite: bool) -> Prediction | None:
+    """Return this very prediction if it is there; None if there is room for it.
+
+    Raises
+    ------
+    UsageError
+        Something else is there and may not be replaced.
+    """
+    if not out.exists():
         return None
     try:
         known = read_json(record)
-    except CorruptError:
-        return None
-    return Prediction(out, known, False) if isinstance(known, dict) and known.get("key") == key else None
+    except (CorruptError, MissingError):
+        known = None
+    made = isinstance(known, dict) and "key" in known
+    if made and known["key"] == key:
+        return Prediction(out, known, False)
+    if not overwrite:
+        raise UsageError(
+            "something else is there", where=out, todo="choose another name, remove it, or give --overwrite"
+        )
+    if out.is_dir() and not made:
+        raise UsageError(
+            "a folder that is no prediction is not replaced", where=out, todo="remove it yourself"
+        )
+    return None
 
 
 def _put(result: Path, out: Path) -> None:
@@ -320,14 +346,13 @@ def predict(
     form = [config.what, threshold, kind, config.depth, config.instances, config.connect, config.min_size]
     key = digest([values_key, form])
     record_path = out.with_name(out.name + ".json")
-    if (found := _finished(out, record_path, key)) is not None:
+    _spare_inputs(out, source)
+    if (found := _settled(out, record_path, key, overwrite)) is not None:
         return found
-    if out.exists() and not overwrite:
-        raise UsageError(
-            "something else is there", where=out, todo="choose another name, remove it, or give --overwrite"
-        )
     out.parent.mkdir(parents=True, exist_ok=True)
     with open_scratch(out) as folder:
+        if (found := _settled(out, record_path, key, overwrite)) is not None:  # made by another meanwhile
+            return found
         every = [size for size, item in zip(sizes, source.items, strict=True) for _ in range(item.planes)]
         scratch = Scratch(folder, values_key, every, dtype)
         _require_space(folder, scratch.missing)

@@ -255,6 +255,21 @@ def test_what_is_there_is_not_made_again_and_never_overwritten_unasked(stub, wor
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
+def test_neither_the_input_nor_a_folder_of_others_is_replaced(stub, workspace, tmp_path) -> None:
+    (tmp_path / "in").mkdir()
+    _image(tmp_path / "in" / "it.tif", (40, 30))
+    before = (tmp_path / "in" / "it.tif").read_bytes()
+    for source, out in (("in/it.tif", "in/it.tif"), ("in", "in"), ("in", ".")):
+        with pytest.raises(UsageError, match="where the input is"):
+            predict(stub(), str(tmp_path / source), tmp_path / out, _options(), workspace, overwrite=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    with pytest.raises(UsageError, match="no prediction"):
+        predict(stub(), str(tmp_path / "in"), tmp_path / "mine", _options(), workspace, overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "all of it"
+    assert (tmp_path / "in" / "it.tif").read_bytes() == before
+
+
 def test_another_process_on_the_same_output_gets_one_clear_line(stub, workspace, tmp_path) -> None:
     _image(tmp_path / "it.tif", (100, 80))
     with open_scratch(tmp_path / "out.tif"), pytest.raises(UsageError, match="another process"):
