@@ -77,7 +77,9 @@ class Plan:
     @property
     def stores(self) -> int:
         """Sets of embeddings that the runs share."""
-        return len({(run.store, name) for run in self.runs for name in run.config.data if run.store != "none"})
+        return len(
+            {(run.store, name) for run in self.runs for name in run.config.data if run.store != "none"}
+        )
 
 
 def _key(config: TrainConfig, data: Mapping[str, str]) -> str:
