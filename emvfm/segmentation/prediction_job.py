@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from emvfm.datasets.volumes import split_inner
 from emvfm.errors import CorruptError, EmvfmError, MissingError, UsageError
 from emvfm.provenance import digest, sha256_file
 from emvfm.segmentation.checkpoints import Segmenter
-from emvfm.segmentation.instance_bands import BandLabels, label_bands
-from emvfm.segmentation.instances import split_instances
 from emvfm.segmentation.prediction import Judge, Verdict, fill, input_sizes, plan_of, scratch_dtype
 from emvfm.segmentation.prediction_config import WHAT, PredictConfig
-from emvfm.segmentation.prediction_files import FORMATS, Picture
+from emvfm.segmentation.prediction_files import FORMATS
 from emvfm.segmentation.prediction_input import Item, Source, find_source, input_identity
 from emvfm.segmentation.prediction_scratch import Scratch, open_scratch
+from emvfm.segmentation.prediction_values import Values
 from emvfm.workspace import Workspace, read_json, write_json
 
 if TYPE_CHECKING:
@@ -31,7 +27,6 @@ __all__ = ["Prediction", "predict"]
 
 #: Largest plane that is split by watershed, in px: it is in memory as a whole, several times.
 MOST_SPLIT = 2**24
-_BAND = 1024
 _ENDINGS = {".tif": "tiff", ".tiff": "tiff", ".zarr": "ome-zarr"}
 
 
@@ -109,92 +104,6 @@ def _place(what: str, item: Item, source: Source, config: PredictConfig, ending:
     return Path(what) / (item.name + ending) if several else Path(item.name + ending)
 
 
-class _Values:
-    """An image's finished values as what is written of it; instances are found when they are first read."""
-
-    def __init__(
-        self, item: Item, first: int, scratch: Scratch, config: PredictConfig, threshold: float
-    ) -> None:
-        self._item, self._first, self._scratch = item, first, scratch
-        self._config, self._threshold = config, threshold
-        self._labelled: tuple[int, Callable[[int, int], NDArray[np.uint32]]] | None = None
-        self.instances = 0
-
-    def probability(self, plane: int, start: int, stop: int) -> np.ndarray:
-        values = self._scratch.native(self._first + plane, start, stop, self._item.size)
-        if self._config.depth == "uint8":
-            return np.rint(values * np.float32(255)).astype(np.uint8)
-        return values
-
-    def inside(self, plane: int, start: int, stop: int) -> NDArray[np.bool_]:
-        values = self._scratch.native(self._first + plane, start, stop, self._item.size)
-        return values > (0 if values.dtype == np.uint8 else self._threshold)
-
-    def mask(self, plane: int, start: int, stop: int) -> np.ndarray:
-        return self.inside(plane, start, stop) * np.uint8(255)
-
-    def labels(self, plane: int, start: int, stop: int) -> np.ndarray:
-        wanted = 0 if self._config.connect == "volume" else plane
-        if self._labelled is None or self._labelled[0] != wanted:
-            self._labelled = wanted, self._label(wanted)
-        rows = self._labelled[1]
-        offset = plane * self._item.height if self._config.connect == "volume" else 0
-        return rows(offset + start, offset + stop)
-
-    def _label(self, plane: int) -> Callable[[int, int], NDArray[np.uint32]]:
-        item, minimum = self._item, max(1, self._config.min_size)
-        if self._config.instances == "watershed":
-            whole = split_instances(self.inside(plane, 0, item.height), minimum=minimum).astype(np.uint32)
-            self.instances += int(whole.max(initial=0))
-            return lambda start, stop: whole[start:stop]
-        volume = self._config.connect == "volume"
-        found: BandLabels = label_bands(
-            lambda z, start, stop: self.inside(plane + z, start, stop),
-            item.planes if volume else 1,
-            item.size,
-            self._scratch.folder / "labels.raw",
-            band=_BAND,
-            minimum=minimum,
-        )
-        self.instances += found.count
-
-        def rows(start: int, stop: int) -> NDArray[np.uint32]:
-            z, first = divmod(start, item.height)
-            return found.rows(z, first, first + stop - start)
-
-        return rows
-
-    def foreground(self) -> float:
-        """Return the share of pixels above the threshold."""
-        height = self._item.height
-        inside = sum(
-            int(np.count_nonzero(self.inside(plane, start, min(height, start + _BAND))))
-            for plane in range(self._item.planes)
-            for start in range(0, height, _BAND)
-        )
-        return inside / (self._item.planes * height * self._item.width)
-
-    def picture(self, what: str, identity: str) -> Picture:
-        probability = np.dtype(np.uint8 if self._config.depth == "uint8" else np.float32)
-        dtype, read = {
-            "probability": (probability, self.probability),
-            "mask": (np.dtype(np.uint8), self.mask),
-            "instances": (np.dtype(np.uint32), self.labels),
-        }[what]
-        item = self._item
-        return Picture(
-            item.name,
-            item.planes,
-            item.size,
-            item.stack,
-            dtype,
-            item.spacing,
-            what != "probability",
-            read,
-            identity,
-        )
-
-
 def _write(
     result: Path,
     source: Source,
@@ -212,7 +121,7 @@ def _write(
     ending, write = FORMATS[kind]
     images, first = [], 0
     for n, item in enumerate(source.items):
-        values = _Values(item, first, scratch, config, threshold)
+        values = Values(item, first, scratch, config, threshold)
         for what in config.what:
             place = _place(what, item, source, config, ending)
             path = result / place
@@ -338,7 +247,7 @@ def predict(
             "backbone": None if backbone is None else [backbone.weights_digest, backbone.adapter_digest],
             "computed": [model.device.type, None if backbone is None else backbone.precision],
             "options": [config.tile, config.overlap, config.tta],
-            "values": [dtype.name, threshold if dtype == np.uint8 else None],
+            "values": [dtype.name, threshold if dtype.name == "uint8" else None],
             "judge": None if judge is None else judge.key,
             "version": 1,
         }
