@@ -16,7 +16,6 @@ __all__ = ["EvalConfig", "TrainConfig"]
 
 
 _Head = Literal["deconv", "linear", "deconv-reference", "dpt", "fpn", "detail"]
-_Head = Literal["deconv", "linear", "deconv-reference", "dpt", "fpn", "detail"]
 _Loss = Literal[
     "ce", "dice", "dice-background", "ce+dice", "tversky", "focal", "ce+boundary", "dice+boundary"
 ]
@@ -52,7 +51,9 @@ class TrainConfig(Augmentation, LoraOptions, BackboneOptions):
     ] = "none"
     head: Annotated[_Head, Doc("Segmentation head; detail also sees the pixels.")] = "deconv"
     width: Annotated[int, Gt(0), Doc("Channels of the deconv, dpt, fpn and detail heads.")] = 96
-    dropout: Annotated[float, Ge(0), Lt(1), Doc("Channel dropout in the head.")] = 0.2
+    dropout: Annotated[
+        float, Ge(0), Lt(1), Doc("Channel dropout in the head, or at the U-Net's coarsest level.")
+    ] = 0.2
     unet_width: Annotated[int, Gt(0), Doc("Channels of the first level of --backbone unet.")] = 32
     unet_depth: Annotated[int, Ge(1), Le(6), Doc("Halvings in --backbone unet.")] = 4
     views: Annotated[
@@ -109,7 +110,7 @@ class TrainConfig(Augmentation, LoraOptions, BackboneOptions):
         int, Ge(0), Doc("Stop after this many validations without a better one; 0: never.")
     ] = 0
     warm_start: Annotated[
-        bool, Doc("Begin LoRA with the head trained on the frozen backbone (arXiv 2202.10054).")
+        bool, Doc("Begin LoRA or --full with the head trained on the frozen backbone (arXiv 2202.10054).")
     ] = True
     head_steps: Annotated[int, Gt(0), Doc("Steps of that head; its other options are those given here.")] = (
         600
