@@ -16,7 +16,7 @@ __all__ = ["register"]
 
 _PANELS = {
     "What is trained on what": (
-        *("data", "protocol", "backbone", "lora", "full", "head", "width", "dropout"),
+        *("data", "slices", "protocol", "backbone", "lora", "full", "head", "width", "dropout"),
         *("unet_width", "unet_depth"),
     ),
     "Resolution and views": ("scale", "input_size", "pixel_size", "fuse", "views", "crop"),

@@ -192,6 +192,8 @@ def deviations(config: TrainConfig, train_slices: int) -> list[str]:
         for name in _BUDGET_OPTIONS
         if getattr(config, name) != recipe[name]
     ]
+    if config.slices is not None:
+        budget.append(f"at most {config.slices} training slices of each dataset")
     return [*budget, *PAPER_DEVIATIONS]
 
 

@@ -144,6 +144,7 @@ def test_the_budget_of_the_protocol_may_be_cut_and_is_then_told() -> None:
     config = resolved(_asked(protocol="paper", steps=30), 10)
     assert config.steps == 30
     assert any("steps 30 instead of 10000" in line for line in deviations(config, 10))
+    assert any("at most 3" in line for line in deviations(replace(config, slices=3), 10))
     assert deviations(replace(config, protocol="none"), 10) == []
 
 
