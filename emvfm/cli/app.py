@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from emvfm import __version__
-from emvfm.cli import backbones, data, demo, doctor, domain, embed, evaluate, predict, store, train
+from emvfm.cli import backbones, data, demo, doctor, domain, embed, evaluate, predict, store, study, train
 
 __all__ = ["app", "main"]
 
@@ -45,6 +45,7 @@ COMMANDS = (
     evaluate,
     predict,
     domain,
+    study,
     doctor,
 )  # in the order of the help page
 for module in COMMANDS:

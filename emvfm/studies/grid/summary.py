@@ -10,10 +10,11 @@ from emvfm.errors import UsageError
 from emvfm.segmentation.comparison import exchange_test, holm, mean_of_runs, paired_difference
 from emvfm.segmentation.intervals import Estimate
 from emvfm.studies.grid.results import Row
+from emvfm.studies.grid.runner import Opened
 from emvfm.studies.grid.spec import Rule, StudySpec
 from emvfm.studies.grid.statistics import SeedMean, mean_over, sign_flip
 
-__all__ = ["Arm", "Compared", "Outcome", "Summary", "judged", "summarize"]
+__all__ = ["Arm", "Compared", "Outcome", "Summary", "judged", "summarize", "summary_of"]
 
 Outcome = Literal["shown", "refuted", "undecided"]
 
@@ -229,3 +230,9 @@ def summarize(rows: Sequence[Row], spec: StudySpec, done: int, total: int) -> Su
 
 def _at(row: Row, place: Mapping[str, str]) -> bool:
     return all(row.labels[axis] == label for axis, label in place.items())
+
+
+def summary_of(study: Opened, rows: Sequence[Row]) -> Summary:
+    """Sum up what is finished of a study."""
+    total = len(study.plan.runs)
+    return summarize(rows, study.spec, total - len(study.missing), total)
