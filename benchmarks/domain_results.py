@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.document import Document
-from benchmarks.results import WEIGHTS, Study
+from benchmarks.study import WEIGHTS, Study
+from emvfm.workspace import read_json
 
 COMMAND = "nox -s domains -- --shared FOLDER"
 TINY = "vit_tiny_patch16_224_augreg_in21k_ft_in1k_fp16.safetensors"
@@ -51,6 +52,29 @@ def _interval(row: dict[str, str], name: str, form: str = ".3f") -> str:
 
     ends = row.get(f"{name}_low"), row.get(f"{name}_high")
     return text(row[name]) + (f" [{text(ends[0])}, {text(ends[1])}]" if all(ends) else "")  # type: ignore[arg-type]
+
+
+def _dependence(page: Document, seen: Sequence[Seen]) -> None:
+    page.section(
+        "How far to trust p-values here",
+        "Every null exchanges blocks of slices as if they were independent. Beside the blocks stands over how many slices "
+        "the embeddings of the last layer depend on each other (integrated autocorrelation time along the stacks). Where "
+        "blocks are shorter than is needed, p-values and intervals on this page are too small by an unknown amount, and "
+        "the distance between halves of one dataset is the better yardstick.",
+    )
+    rows = []
+    for backbone in seen:
+        for pair in PAIRS:
+            for found in read_json(backbone.folders["fd", pair] / "metrics.json")["dependence"]:
+                cells = (
+                    f"{found[key]:.1f}" if found[key] is not None else "–" for key in ("block", "length")
+                )
+                rows.append([backbone.label, found["name"], found["blocks"], *cells, found["needed"], found["longest"],
+                             "yes" if found["enough"] else "no"])  # fmt: skip
+    page.table(
+        ["backbone", "dataset", "blocks", "slices a block", "slices of dependence", "slices a block needs",
+         "longest stack", "enough"], rows,
+    )  # fmt: skip
 
 
 def _distances(page: Document, seen: Sequence[Seen]) -> None:
@@ -179,7 +203,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("emvfm-workspace"), help="workspace")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of results-domains.md")
     given = parser.parse_args()
-    study = Study(given.shared.resolve(), given.root.resolve(), (), (), False)
+    study = Study(given.shared.resolve(), given.root.resolve(), jobs=1, kinds={})
     for name, folder in (("lucchi", "lucchi++"), ("vnc", "vnc")):
         if not (study.root / "datasets" / name / "dataset.json").is_file():
             study.call("data", "compose", name, "--from", str(study.shared / "data" / folder), "--val", "0")
@@ -198,6 +222,7 @@ def main() -> None:
         "descends from DINOv2 by further training; its numbers are not DINOv2's.",
     )
     picture = _picture(page, seen[0], given.out / "images")
+    _dependence(page, seen)
     _distances(page, seen)
     picture("fd", PAIRS[0], "fd-layers.png", "Fréchet distance of Lucchi and VNC by layer, against its null")
     _domain_probe(page, seen)
