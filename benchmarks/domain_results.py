@@ -38,7 +38,8 @@ class Seen:
 
 def look(study: Study, backbone: Sequence[str]) -> Seen:
     """Run every command on both pairs of datasets."""
-    folders, label = {}, ""
+    folders: dict[tuple[str, tuple[str, ...]], Path] = {}
+    label = ""
     for pair in PAIRS:
         for command in ("fd", "kd", "probe", "ood"):
             _, found, _ = study.call("domain", command, *pair, *backbone, "--all-layers")
@@ -58,7 +59,7 @@ def _dependence(page: Document, seen: Sequence[Seen]) -> None:
     page.section(
         "How far to trust p-values here",
         "Every null exchanges blocks of slices as if they were independent. Beside the blocks stands over how many slices "
-        "the embeddings of the last layer depend on each other (integrated autocorrelation time along the stacks). Where "
+        "embeddings depend on each other (integrated autocorrelation time along the stacks, the longest of all layers). Where "
         "blocks are shorter than is needed, p-values and intervals on this page are too small by an unknown amount, and "
         "the distance between halves of one dataset is the better yardstick.",
     )
