@@ -59,9 +59,9 @@ def _dependence(page: Document, seen: Sequence[Seen]) -> None:
     page.section(
         "How far to trust p-values here",
         "Every null exchanges blocks of slices as if they were independent. Beside the blocks stands over how many slices "
-        "embeddings depend on each other (integrated autocorrelation time along the stacks, the longest of all layers). Where "
-        "blocks are shorter than is needed, p-values and intervals on this page are too small by an unknown amount, and "
-        "the distance between halves of one dataset is the better yardstick.",
+        "embeddings depend on each other (integrated autocorrelation time along the stacks, the longest of all layers). "
+        "Where blocks are shorter than is needed, p-values and intervals on this page are too small by an unknown amount, "
+        "and the distance between halves of one dataset is the better yardstick.",
     )
     rows = []
     for backbone in seen:
