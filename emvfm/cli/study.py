@@ -113,7 +113,7 @@ def _plan(call: Call, study: Opened) -> None:
         needed,
         "",
         f"{len(study.plan.places)} places of the grid, {distinct} runs, {len(missing)} of them missing; "
-        f"{study.plan.stores} sets of embeddings are shared; about {_duration(sum(known))}"
+        f"they share the embeddings of {study.plan.stores} stores; about {_duration(sum(known))}"
         + (f"; [bold]{lost} of {len(weights)} weights are missing[/]" if lost else ""),
     )
 

@@ -68,14 +68,15 @@ def finished_rates(workspace: Workspace) -> dict[tuple[Any, ...], float]:
 
 
 @functools.cache
-def _speed(device: str) -> float:
-    """Return billions of operations a second of a float32 matrix product here."""
+def _speed(device: str, precision: str) -> float:
+    """Return billions of operations a second of a matrix product in this precision here."""
     import torch
 
-    from emvfm.backbones.precision import choose_device
+    from emvfm.backbones.precision import choose_device, choose_precision
 
     chosen = choose_device(device)
-    a = torch.rand(1024, 1024, device=chosen)
+    kind = torch.bfloat16 if choose_precision(precision, chosen) == "bfloat16" else torch.float32
+    a = torch.rand(1024, 1024, device=chosen).to(kind)
     a @ a
     best = np.inf
     for _ in range(5):
@@ -135,11 +136,12 @@ def _counted(config: TrainConfig, amount: _Amount, rate: float | None, *, embeds
     layers = len(whole.layers) if whole.layers else 4
     side = whole.crop or _WHOLE
     cost = _cost(spec.name, whole.head, whole.width, layers, side, whole.lora_rank)
-    flow = _speed(config.device) * _EFFICIENCY
+    flow = _speed(config.device, config.precision) * _EFFICIENCY
+    trained = flow if adaptation != "frozen" else _speed(config.device, "float32") * _EFFICIENCY
     image = (cost.gflops + cost.head_gflops) * amount.area * _scale(config) / side**2
     images = amount.test if embeds or adaptation != "frozen" else 0
     images += amount.train * whole.views if embeds and adaptation == "frozen" else 0
-    step = cost.steps[adaptation].gflops * (whole.batch or 1) * whole.accumulate / flow
+    step = cost.steps[adaptation].gflops * (whole.batch or 1) * whole.accumulate / trained
     return (rate or step) * _steps(config, amount) + images * image / flow + _OVERHEAD
 
 

@@ -76,10 +76,8 @@ class Plan:
 
     @property
     def stores(self) -> int:
-        """Sets of embeddings that the runs share."""
-        return len(
-            {(run.store, name) for run in self.runs for name in run.config.data if run.store != "none"}
-        )
+        """Ways of embedding images, each a store; wrongly paired datasets share that of the right one."""
+        return len({run.store for run in self.runs} - {"none"})
 
 
 def _key(config: TrainConfig, data: Mapping[str, str]) -> str:
