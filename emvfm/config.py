@@ -102,6 +102,22 @@ def _describe(error: dict[str, Any], known: Sequence[str]) -> str:
     return f"{key}: {message}, got {error['input']!r}"
 
 
+def _joined(errors: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the errors with those of one value merged: of ``a | b``, neither of which it is, each has its own."""
+    joined: list[dict[str, Any]] = []
+    for error in errors:
+        field, member = error["loc"][:1], error["loc"][1:]
+        last = joined[-1] if joined else None
+        same = last is not None and last["loc"][:1] == field and last["input"] is error["input"]
+        if last is not None and same and len(member) == 1 and isinstance(member[0], str):
+            expected = error["msg"].removeprefix("Input should be ")
+            last["msg"] = f"{last['msg'].partition(', unable')[0]} or {expected}"
+            last["loc"] = field
+        else:
+            joined.append(dict(error))
+    return joined
+
+
 def resolve(
     kind: type[Config],
     *,
@@ -125,5 +141,5 @@ def resolve(
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-        problems = "; ".join(_describe(dict(item), known) for item in error.errors())
+        problems = "; ".join(_describe(item, known) for item in _joined([dict(e) for e in error.errors()]))
         raise UsageError(f"bad configuration: {problems}", where=file) from None

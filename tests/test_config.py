@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
-from annotated_types import Gt
+from annotated_types import Ge, Gt, Le
 
 from emvfm.config import FORBID_EXTRA, Doc, dump_yaml, read_yaml, resolve, to_dict
 from emvfm.errors import MissingError, UsageError
@@ -42,6 +42,26 @@ def test_all_problems_are_told_together_and_near_misses_suggested(tmp_path: Path
     ):
         assert part in text
     assert "\n" not in text
+
+
+@dataclass(frozen=True)
+class Cut:
+    threshold: Annotated[float, Ge(0), Le(1)] | Literal["validation"] = 0.5
+    size: Annotated[int, Ge(1)] | None = None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("2", "threshold: input should be less than or equal to 1 or 'validation', got '2'"),
+        ("best", "threshold: input should be a valid number or 'validation', got 'best'"),
+    ],
+)
+def test_a_value_that_is_no_member_of_a_union_is_told_of_once(given: str, said: str) -> None:
+    with pytest.raises(UsageError) as error:
+        resolve(Cut, flags={"threshold": given, "size": 0})
+    size = "size: input should be greater than or equal to 1, got 0"
+    assert str(error.value) == f"bad configuration: {said}; {size}"
 
 
 def test_a_dumped_configuration_reproduces_itself(tmp_path: Path) -> None:

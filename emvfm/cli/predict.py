@@ -80,7 +80,9 @@ def register(app: typer.Typer) -> None:
             call.console.print(f"[dim]not compared with the training images: {escape(remark)}[/]")
         head = f"[bold]{escape(str(found.out))}[/]" + ("" if found.fresh else " (was there already)")
         about = f"{', '.join(found.record['what'])} by {escape(found.record['model'])}"
-        above = f"foreground above {found.record['threshold']:g}"
+        above = f"foreground above {found.record['threshold']:.3g}"
+        if found.record["chosen_on"] is not None:
+            above += f", chosen on {escape(found.record['chosen_on'])}"
         call.result(
             {**found.to_json(), "ood": remark if judge is None else config.ood},
             "\n".join([head, f"{about}, {above}", *_lines(found.record)]),

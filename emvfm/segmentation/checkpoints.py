@@ -66,15 +66,12 @@ class Segmenter:
         Its resolved options; those of the backbone include the adapter.
     label
         Honest name of backbone and adaptation.
-    threshold
-        Foreground is where its probability is above; 0.5 unless validation slices chose another.
     """
 
     run: RunFolder
     config: TrainConfig
     model: SegmentationModel
     label: str
-    threshold: float = 0.5
 
     @property
     def preprocess(self) -> Preprocess:
@@ -136,7 +133,7 @@ def load_run(folder: Path, workspace: Workspace) -> Segmenter:
     model.train(False)
     adaptation, last = run.provenance["adaptation"], f", {config.head} head" if backbone else ""
     name = model.label if backbone is None else f"{run.provenance['backbone']}, {adaptation}"
-    return Segmenter(run, config, model, name + last, run.metrics.get("train", {}).get("threshold", 0.5))
+    return Segmenter(run, config, model, name + last)
 
 
 def _backbone_of(run: RunFolder, workspace: Workspace) -> tuple[TrainConfig, Backbone | None]:

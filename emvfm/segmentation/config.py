@@ -49,7 +49,7 @@ class TrainConfig(Augmentation, LoraOptions, BackboneOptions):
             "Tokens twice as close, from the patch grid moved by half a patch, or the image at twice the size."
         ),
     ] = "none"
-    head: Annotated[_Head, Doc("Segmentation head; detail also sees the pixels.")] = "deconv"
+    head: Annotated[_Head, Doc("Segmentation head; detail also sees the pixels.")] = "detail"
     width: Annotated[int, Gt(0), Doc("Channels of the deconv, dpt, fpn and detail heads.")] = 96
     dropout: Annotated[
         float, Ge(0), Lt(1), Doc("Channel dropout in the head, or at the U-Net's coarsest level.")
@@ -77,15 +77,13 @@ class TrainConfig(Augmentation, LoraOptions, BackboneOptions):
         Literal["split", "random"],
         Doc("split: the val split; random: a tenth of the train and val slices, neighbours of trained ones."),
     ] = "split"
-    steps: Annotated[
-        int | None, Gt(0), Doc("Optimiser steps; without it 600 frozen, 200 LoRA or full, 1000 unet.")
-    ] = None
+    steps: Annotated[int | None, Gt(0), Doc("Optimiser steps; without it 1000, for LoRA or full 200.")] = None
     batch: Annotated[int | None, Gt(0), Doc("Crops a step; without it 2 for LoRA or full, else 4.")] = None
     accumulate: Annotated[int, Gt(0), Doc("Batches whose gradients make one step.")] = 1
     crop: Annotated[
         int, Ge(0), Doc("Side of a training crop in pixels of the model's input; 0: whole images.")
-    ] = 448
-    lr: Annotated[float, Gt(0), Doc("Highest learning rate of the head.")] = 2e-3
+    ] = 336
+    lr: Annotated[float, Gt(0), Doc("Highest learning rate of the head.")] = 3e-3
     lora_lr: Annotated[float, Gt(0), Doc("Highest learning rate of the adapter.")] = 5e-4
     full_lr: Annotated[float, Gt(0), Doc("Highest learning rate of the last block in --full.")] = 5e-5
     layer_decay: Annotated[
@@ -98,7 +96,7 @@ class TrainConfig(Augmentation, LoraOptions, BackboneOptions):
     lora_weight_decay: Annotated[float, Ge(0), Doc("Weight decay of the adapter.")] = 0.0
     warmup: Annotated[int, Ge(0), Doc("Steps of linear warm-up.")] = 50
     clip: Annotated[float, Ge(0), Doc("Largest norm of the gradient; 0: any.")] = 1.0
-    amp: Annotated[bool, Doc("Compute the head in bfloat16 too.")] = False
+    amp: Annotated[bool, Doc("Compute the head in bfloat16 where the hardware has it.")] = True
     ema: Annotated[
         float, Ge(0), Lt(1), Doc("Judge and keep a moving average of the weights with this decay; 0: none.")
     ] = 0.0
@@ -113,7 +111,7 @@ class TrainConfig(Augmentation, LoraOptions, BackboneOptions):
         bool, Doc("Begin LoRA or --full with the head trained on the frozen backbone (arXiv 2202.10054).")
     ] = True
     head_steps: Annotated[int, Gt(0), Doc("Steps of that head; its other options are those given here.")] = (
-        600
+        1000
     )
     tensorboard: Annotated[bool, Doc("Write the run for TensorBoard, too (extra: tensorboard).")] = False
     seed: int = 0

@@ -21,6 +21,7 @@ from emvfm.errors import UsageError
 from emvfm.segmentation.calibration import reliability
 from emvfm.segmentation.cells import PROTOCOL, Cell, ImageScore
 from emvfm.segmentation.checkpoints import Segmenter, load_run
+from emvfm.segmentation.chosen_threshold import ChosenThreshold, slice_probability, validation_threshold
 from emvfm.segmentation.evaluation_files import (
     file_name,
     fingerprint_of,
@@ -31,15 +32,12 @@ from emvfm.segmentation.evaluation_files import (
 from emvfm.segmentation.evaluation_options import EvalConfig
 from emvfm.segmentation.failures import ObjectFailure
 from emvfm.segmentation.geometry import target_of
-from emvfm.segmentation.histograms import ProbabilityHistogram, probability_histogram
 from emvfm.segmentation.intervals import Estimate, block_labels
 from emvfm.segmentation.losses import IGNORE
 from emvfm.segmentation.metrics import Counts, Statistic, bootstrap_pooled, count
-from emvfm.segmentation.parts import part
 from emvfm.segmentation.scoring import Measured, Tally, estimates, measure
 from emvfm.segmentation.slices import Slices
-from emvfm.segmentation.thresholds import best_threshold, precision_recall
-from emvfm.segmentation.turns import mean_over_turns
+from emvfm.segmentation.thresholds import precision_recall
 from emvfm.workspace import Workspace, write_bytes
 
 if TYPE_CHECKING:
@@ -48,7 +46,7 @@ if TYPE_CHECKING:
 #: Image, mask, prediction and title of one slice.
 Panel = tuple[np.ndarray, np.ndarray, np.ndarray, str]
 
-__all__ = ["PROTOCOL", "Cell", "ImageScore", "evaluate", "validation_threshold"]
+__all__ = ["PROTOCOL", "Cell", "ImageScore", "evaluate"]
 
 #: Points of the precision-recall curve that are kept: every 8th of 1024 thresholds.
 _CURVE_STEP = 8
@@ -65,69 +63,13 @@ class _Judge:
 
     def probability(self, slices: Slices, i: int) -> NDArray[np.float32]:
         """Return ``(H, W)`` float32 of slice `i` at native size."""
-        if self.config.tta == "none":
-            return slices.probability(i)
-        sample = slices.samples[i]
-        image = read_image(slices.dataset.image_path(sample))
-        return mean_over_turns(
-            lambda view: self.segmenter.predict(view, sample.pixel_size_nm), image, self.config.tta
-        )
+        return slice_probability(self.segmenter, slices, i, self.config.tta)
 
 
 def _mask(dataset: Dataset, sample: Sample) -> NDArray[np.bool_]:
     path = dataset.mask_path(sample)
     assert path is not None
     return read_mask(path)
-
-
-def _validation_slices(segmenter: Segmenter, workspace: Workspace) -> list[Dataset]:
-    """Return the slices that judged the run's training; UsageError if its data are not what they were."""
-    known = {entry["name"]: entry["digest"] for entry in segmenter.run.provenance["data"]}
-    found = []
-    for reference in segmenter.config.data:
-        dataset = open_dataset(workspace, reference)
-        if known.get(dataset.name) != dataset.digest:
-            raise UsageError(
-                "the data changed since the run was trained, so its validation slices are not known",
-                where=reference,
-                todo="give --threshold a number",
-            )
-        found.append(part(dataset, segmenter.config.validation).val)
-    if not any(len(dataset) for dataset in found):
-        raise UsageError("the run had no validation slices", where=segmenter.run.path.name,
-                         todo="give --threshold a number")  # fmt: skip
-    return [dataset for dataset in found if len(dataset)]
-
-
-def validation_threshold(
-    segmenter: Segmenter, config: EvalConfig, workspace: Workspace, console: Console | None = None
-) -> tuple[float, str, frozenset[str]]:
-    """Return the threshold of the best pooled IoU on the run's validation slices.
-
-    Returns
-    -------
-    threshold
-        In (0, 1).
-    chosen_on
-        In words, on what.
-    images
-        SHA-256 of those slices' images: none of them may be scored with this threshold.
-
-    Raises
-    ------
-    UsageError
-        The run had no validation slices, or they have no foreground, or its data changed since.
-    """
-    judge, seen = _Judge(segmenter, config, 0.5, None), set()
-    total, n = ProbabilityHistogram.empty(), 0
-    for dataset in _validation_slices(segmenter, workspace):
-        slices = segmenter.slices(dataset, workspace, console)
-        for i, sample in enumerate(slices.samples):
-            total += probability_histogram(judge.probability(slices, i), _mask(dataset, sample))
-            seen.add(sample.image_sha256)
-            n += 1
-    names = "+".join(segmenter.config.data)
-    return best_threshold(total), f"{n} validation slices of {names}", frozenset(seen)
 
 
 def _pooled(
@@ -278,20 +220,22 @@ class _Scoring:
     ) -> None:
         self.segmenter, self.config = segmenter, config
         self.workspace, self.console = workspace, console
-        self._chosen: tuple[float, str, frozenset[str]] | None = None
+        self._chosen: ChosenThreshold | None = None
 
     def _judge(self, test: str, dataset: Dataset) -> _Judge:
         if self.config.threshold != "validation":
             return _Judge(self.segmenter, self.config, float(self.config.threshold), None)
         if self._chosen is None:
-            self._chosen = validation_threshold(self.segmenter, self.config, self.workspace, self.console)
-        threshold, chosen_on, seen = self._chosen
-        if any(sample.image_sha256 in seen for sample in dataset.samples):
+            self._chosen = validation_threshold(
+                self.segmenter, self.workspace, tta=self.config.tta, console=self.console
+            )
+        chosen = self._chosen
+        if any(sample.image_sha256 in chosen.images for sample in dataset.samples):
             raise UsageError(
                 "the threshold would be chosen on slices that are scored", where=test,
                 todo="score other slices, or give --threshold a number",
             )  # fmt: skip
-        return _Judge(self.segmenter, self.config, threshold, chosen_on)
+        return _Judge(self.segmenter, self.config, chosen.value, chosen.chosen_on)
 
     def cell(
         self, test: str, dataset: Dataset, again: bool, draw: Callable[[Sequence[Panel]], bytes] | None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from emvfm.backbones.backbone import Backbone
 from emvfm.backbones.loading import load_backbone
-from emvfm.backbones.precision import choose_device
+from emvfm.backbones.precision import choose_device, choose_precision
 from emvfm.backbones.preprocess import Preprocess
 from emvfm.segmentation.config import TrainConfig
 from emvfm.segmentation.fusion import fuse
@@ -115,11 +115,16 @@ def open_backbone(config: TrainConfig, workspace: Workspace) -> Backbone | None:
     return None if config.backbone == UNET else fuse(load_backbone(config, workspace), config.fuse)
 
 
+def _half(config: TrainConfig, device: torch.device) -> bool:
+    return config.amp and choose_precision("auto", device) == "bfloat16"
+
+
 def build_model(config: TrainConfig, backbone: Backbone | None) -> SegmentationModel:
     """Return the model of `config` on an opened backbone, its head untrained and still in main memory."""
     if backbone is None:
         unet = UNet(config.unet_width, config.unet_depth, dropout=config.dropout)
-        return SegmentationModel(unet, None, (), choose_device(config.device), unet.multiple, config.amp)
+        device = choose_device(config.device)
+        return SegmentationModel(unet, None, (), device, unet.multiple, _half(config, device))
     layers = backbone.choose_layers(config.layers)
     head = build_head(
         config.head,
@@ -129,7 +134,8 @@ def build_model(config: TrainConfig, backbone: Backbone | None) -> SegmentationM
         width=config.width,
         dropout=config.dropout,
     )
-    return SegmentationModel(head, backbone, layers, backbone.device, backbone.patch, config.amp)
+    amp = _half(config, backbone.device)
+    return SegmentationModel(head, backbone, layers, backbone.device, backbone.patch, amp)
 
 
 @dataclass(frozen=True)

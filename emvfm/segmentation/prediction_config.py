@@ -26,11 +26,9 @@ class PredictConfig:
         Doc("probability, mask (0 and 255) or instances (0, 1, 2 …); repeat it for several, in a folder."),
     ] = ("mask",)
     threshold: Annotated[
-        float | None,
-        Ge(0),
-        Le(1),
-        Doc("Foreground is above it; without it what validation slices chose, or 0.5."),
-    ] = None
+        Annotated[float, Ge(0), Le(1)] | Literal["validation"],
+        Doc("Foreground is above it: a number, or validation: the best of the run's validation slices."),
+    ] = 0.5
     tile: Annotated[int, Gt(0), Doc("Side of a window in pixels of the model's input.")] = 512
     overlap: Annotated[
         int, Ge(0), Doc("Pixels neighbouring windows share at the least; a quarter of them is context only.")

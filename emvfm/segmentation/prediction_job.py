@@ -12,6 +12,7 @@ from emvfm.datasets.volumes import split_inner
 from emvfm.errors import CorruptError, EmvfmError, MissingError, UsageError
 from emvfm.provenance import digest, sha256_file
 from emvfm.segmentation.checkpoints import Segmenter
+from emvfm.segmentation.chosen_threshold import validation_threshold
 from emvfm.segmentation.prediction import Judge, Verdict, fill, input_sizes, plan_of, scratch_dtype
 from emvfm.segmentation.prediction_config import WHAT, PredictConfig
 from emvfm.segmentation.prediction_files import FORMATS
@@ -192,6 +193,17 @@ def _require_space(folder: Path, needed: int) -> None:
         )
 
 
+def _threshold(
+    segmenter: Segmenter, config: PredictConfig, workspace: Workspace, console: Console | None
+) -> tuple[float, str | None]:
+    """Return the threshold and, if it was not given, the slices that chose it."""
+    if config.threshold != "validation":
+        return float(config.threshold), None
+    tta = "turns" if config.tta else "none"
+    chosen = validation_threshold(segmenter, workspace, tta=tta, console=console)
+    return chosen.value, chosen.chosen_on
+
+
 def predict(
     segmenter: Segmenter,
     reference: str,
@@ -221,7 +233,8 @@ def predict(
     Raises
     ------
     UsageError
-        Options do not fit the input, something else is at `out`, or another process is at it.
+        Options do not fit the input, something else is at `out`, another process is at it, or the run's
+        validation slices were to choose the threshold and can't.
     MissingError
         There is no such input.
     CorruptError
@@ -236,7 +249,6 @@ def predict(
     preprocess, model = segmenter.preprocess, segmenter.model
     sizes = input_sizes(source, preprocess)
     plan_of(sizes[0], config, preprocess.patch)  # impossible windows fail here
-    threshold = segmenter.threshold if config.threshold is None else config.threshold
     dtype = scratch_dtype(source, sizes, config)
     backbone = model.backbone
     values_key = digest(
@@ -247,12 +259,20 @@ def predict(
             "backbone": None if backbone is None else [backbone.weights_digest, backbone.adapter_digest],
             "computed": [model.device.type, None if backbone is None else backbone.precision],
             "options": [config.tile, config.overlap, config.tta],
-            "values": [dtype.name, threshold if dtype.name == "uint8" else None],
+            "values": [dtype.name, config.threshold if dtype.name == "uint8" else None],
             "judge": None if judge is None else judge.key,
             "version": 1,
         }
     )
-    form = [config.what, threshold, kind, config.depth, config.instances, config.connect, config.min_size]
+    form = [
+        config.what,
+        config.threshold,
+        kind,
+        config.depth,
+        config.instances,
+        config.connect,
+        config.min_size,
+    ]
     key = digest([values_key, form])
     record_path = out.with_name(out.name + ".json")
     _spare_inputs(out, source)
@@ -262,6 +282,7 @@ def predict(
     with open_scratch(out) as folder:
         if (found := _settled(out, record_path, key, overwrite)) is not None:  # made by another meanwhile
             return found
+        threshold, chosen_on = _threshold(segmenter, config, workspace, console)
         every = [size for size, item in zip(sizes, source.items, strict=True) for _ in range(item.planes)]
         scratch = Scratch(folder, values_key, every, dtype)
         _require_space(folder, scratch.missing)
@@ -278,6 +299,7 @@ def predict(
             "what": list(config.what),
             "format": kind,
             "threshold": threshold,
+            "chosen_on": chosen_on,
             "windows": {"tile": config.tile, "overlap": config.overlap, "tta": config.tta},
             "n": len(images),
             "images": images,

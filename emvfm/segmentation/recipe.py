@@ -34,7 +34,7 @@ Adaptation = Literal["frozen", "lora", "full", "scratch"]
 
 #: Steps and crops a step where nobody says them.
 _BUDGET: dict[Adaptation, tuple[int, int]] = {
-    "frozen": (600, 4),
+    "frozen": (1000, 4),
     "lora": (200, 2),
     "full": (200, 2),
     "scratch": (1000, 4),

@@ -19,6 +19,8 @@ from emvfm.backbones.preprocess import Preprocess
 from emvfm.datasets.images import read_image
 from emvfm.errors import EmvfmError, MissingError, RefusedError, UsageError
 from emvfm.segmentation.checkpoints import load_run
+from emvfm.segmentation.evaluation import evaluate
+from emvfm.segmentation.evaluation_options import EvalConfig
 from emvfm.segmentation.prediction import Windows
 from emvfm.segmentation.prediction_config import PredictConfig
 from emvfm.segmentation.prediction_job import predict
@@ -37,7 +39,6 @@ class _Stub:
     most: int = 10**9
     stop_after: int = 10**9
     seen: list[int] = field(default_factory=list)
-    threshold: float = 0.5
     label: str = "a stand-in"
 
     def __post_init__(self) -> None:
@@ -95,6 +96,27 @@ def test_tiles_give_what_one_piece_gives(stub, workspace, tmp_path, size, tile, 
     assert found.dtype == np.float32
     assert np.ptp(found) > 0.01
     np.testing.assert_allclose(found, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("what", ["mask", "probability"])  # values kept as masks, and as probabilities
+def test_validation_slices_choose_the_same_threshold_as_for_scores(
+    trained, workspace, fast, tmp_path, what
+) -> None:
+    run = trained(fast())
+    segmenter = load_run(run.path, workspace)
+    (cell,) = evaluate([run.path], EvalConfig(data=("a",), threshold="validation"), workspace)
+    image, out = _image(tmp_path / "it.tif", (96, 96)), tmp_path / "out.tif"
+    config = _options(what=(what,), threshold="validation", tile=512)
+    found = predict(segmenter, str(tmp_path / "it.tif"), out, config, workspace)
+    assert found.record["threshold"] == cell.threshold != 0.5
+    assert found.record["chosen_on"] == cell.chosen_on == "1 validation slices of a"
+    above = float((segmenter.predict(image) > cell.threshold).mean())
+    assert found.record["images"][0]["foreground"] == pytest.approx(above, abs=1e-3)
+    assert not predict(segmenter, str(tmp_path / "it.tif"), out, config, workspace).fresh
+    given = _options(what=(what,), tile=512)
+    other = predict(segmenter, str(tmp_path / "it.tif"), tmp_path / "other.tif", given, workspace)
+    assert other.record["threshold"] == 0.5
+    assert other.record["chosen_on"] is None
 
 
 @pytest.mark.parametrize("lora", [False, True])

@@ -17,7 +17,7 @@ from emvfm.segmentation.heads.reference import deconv_reference
 
 __all__ = ["DEFAULT_HEAD", "HEADS", "build_head", "count_parameters", "logits_at"]
 
-DEFAULT_HEAD = "deconv"
+DEFAULT_HEAD = "detail"
 
 BUILDERS: dict[str, Callable[[HeadShape], nn.Module]] = {
     "linear": linear,
