@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from emvfm import __version__
-from emvfm.cli import backbones, data, demo, doctor, domain, embed, evaluate, predict, store, study, train
+from emvfm.cli import (
+    backbones,
+    data,
+    demo,
+    doctor,
+    domain,
+    embed,
+    evaluate,
+    predict,
+    report,
+    store,
+    study,
+    train,
+)
 
 __all__ = ["app", "main"]
 
@@ -46,6 +59,7 @@ COMMANDS = (
     predict,
     domain,
     study,
+    report,
     doctor,
 )  # in the order of the help page
 for module in COMMANDS:

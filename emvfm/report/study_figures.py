@@ -80,6 +80,8 @@ def arm_bars(panels: Mapping[str, Sequence[Mark]], measure: str = "foreground Io
         labels = [", ".join(part for part in label.split(", ") if part not in shared) for label in labels]
     longest = max(map(len, labels))
     with styled():
+        from matplotlib.ticker import MaxNLocator
+
         width = min(12.0, 0.075 * longest + 3.6 * len(panels) + 0.4)
         figure, axes = canvas(width, 0.36 * len(marks) + 0.95, 1, len(panels))
         y = np.arange(len(marks))[::-1]
@@ -95,6 +97,7 @@ def arm_bars(panels: Mapping[str, Sequence[Mark]], measure: str = "foreground Io
                 place.plot(
                     mark.dots, at + np.asarray(spread[: len(mark.dots)]), "o", markersize=3.6,
                     markerfacecolor="white", markeredgecolor=COLOURS["blue"], markeredgewidth=1.1,
+                    clip_on=False,
                 )  # fmt: skip
                 place.annotate(
                     f"{mark.value:.3f}", (1.01, at), xycoords=("axes fraction", "data"), va="center", size=8.5,
@@ -103,6 +106,7 @@ def arm_bars(panels: Mapping[str, Sequence[Mark]], measure: str = "foreground Io
             top = max([*values, *(mark.high for mark in own if np.isfinite(mark.high))])
             place.set(xlim=(0, min(1.0, max(0.1, 1.05 * top))), ylim=(-0.6, len(marks) - 0.4), title=title)
             place.set_xlabel(measure)
+            place.xaxis.set_major_locator(MaxNLocator(5))
             place.tick_params(axis="y", length=0)
             place.set_yticks(y, labels if place is axes[0, 0] else [""] * len(marks))
             place.grid(axis="x")

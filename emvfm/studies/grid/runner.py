@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
+
+from emvfm.errors import UsageError
 from emvfm.segmentation.evaluation import Panel, evaluate
 from emvfm.segmentation.runs import RunFolder
 from emvfm.segmentation.training import train
@@ -167,6 +170,8 @@ def _work(study: Opened, say: Callable[[Progress], None], console: Any, parent: 
             with study.folder.claim(keys) as mine:
                 if mine and study.folder.record(run, study.spec) is None:
                     progress = _carry_out(study, run, console)
+                    if progress is None:
+                        continue
                     say(progress)
                     moved = True
                     if progress.record.state == "failed":
@@ -175,7 +180,8 @@ def _work(study: Opened, say: Callable[[Progress], None], console: Any, parent: 
             time.sleep(_PAUSE)
 
 
-def _carry_out(study: Opened, run: PlannedRun, console: Any) -> Progress:
+def _carry_out(study: Opened, run: PlannedRun, console: Any) -> Progress | None:
+    """Train and score one run and write its record; None if somebody trains that very run outside the study."""
     spec, workspace, start = study.spec, study.workspace, time.perf_counter()
     folder: RunFolder | None = None
     error, scores = None, {}
@@ -190,6 +196,8 @@ def _carry_out(study: Opened, run: PlannedRun, console: Any) -> Progress:
         )
         scores = {cell.test.removesuffix(":test"): cell.iou.value for cell in cells}
     except Exception as problem:  # whatever it is, the other runs go on
+        if isinstance(problem, UsageError) and isinstance(problem.__context__, Timeout):
+            return None
         error = " ".join(str(problem).split()) or type(problem).__name__
     record = study.folder.keep(
         run, spec, folder=None if error or folder is None else folder.path.name, error=error,
