@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import fields
 from typing import Annotated
 
@@ -69,6 +70,8 @@ def register(app: typer.Typer) -> None:
             f"{escape(name)}; {metrics['train_slices']} training slices, "
             f"{metrics['steps']} steps in {metrics['seconds']:.0f} s\n"
             f"{judged}\n"
-            f"next: emvfm eval {escape(run.path.name)} --data {config.data[0].split(':')[0]}"
+            f"next: emvfm eval {escape(run.path.name)} --data {shlex.quote(config.data[0].split(':')[0])}"
         )
+        if config.lora:
+            text += f"\n      emvfm backbones export {escape(run.path.name)} --to FOLDER, for plain peft"
         call.result({"run": run.path.name, "folder": str(run.path), **facts, "metrics": metrics}, text)

@@ -65,10 +65,26 @@ def adaptation_of(config: TrainConfig) -> Adaptation:
     return "lora" if config.lora else "full" if config.full else "frozen"
 
 
+#: First values of an adapter that make of it another method than LoRA.
+_INIT_NAMES = {
+    "default": "",
+    "gaussian": ", Gaussian start",
+    "orthogonal": ", orthogonal start",
+    "pissa": ", PiSSA",
+    "pissa_niter_4": ", PiSSA by 4 iterations",
+    "olora": ", OLoRA",
+}
+
+
+def _adapter_name(config: TrainConfig) -> str:
+    kind = ("rs" if config.rslora else "") + ("DoRA" if config.dora else "LoRA")
+    return f"{kind} r{config.lora_rank}{_INIT_NAMES[config.lora_init]}"
+
+
 def adaptation_name(config: TrainConfig) -> str:
-    """Return the adaptation as it stands in results."""
+    """Return the adaptation as it stands in results: with the variants of LoRA, which are methods of their own."""
     names = {"frozen": "frozen", "full": "fully fine-tuned", "scratch": "from scratch"}
-    name = names.get(adaptation_of(config), f"{'DoRA' if config.dora else 'LoRA'} r{config.lora_rank}")
+    name = names.get(adaptation_of(config)) or _adapter_name(config)
     return name if config.fuse == "none" else f"{name}, fused by {config.fuse}"
 
 
@@ -101,6 +117,9 @@ def _check(config: TrainConfig) -> None:
             got=len(config.class_weights),
             expected="it twice",
         )
+    from emvfm.segmentation.losses import build_loss  # loads torch
+
+    build_loss(config.loss, class_weights=config.class_weights)
     if config.scale is not None and (config.input_size != "native" or config.pixel_size is not None):
         raise UsageError("give one of --scale, --input-size and --pixel-size", got=f"--scale {config.scale}")
 

@@ -128,6 +128,8 @@ def test_lora_from_the_command_line(train) -> None:
     assert value["adaptation"] == "LoRA r2"
     assert value["metrics"]["adapter_parameters"] > 0
     assert "-lora-" in value["run"]
+    text = train("--data", "a", *OPTIONS, "--lora", "--lora-rank", "2", "--no-warm-start").stdout
+    assert text.splitlines()[-1].strip().startswith(f"emvfm backbones export {value['run']} --to ")
 
 
 def test_the_configuration_of_a_run_repeats_it(train, workspace, monkeypatch) -> None:

@@ -28,7 +28,7 @@ def _asked(**changes: Any) -> TrainConfig:
 @pytest.mark.parametrize(
     ("changes", "adaptation", "budget"),
     [
-        ({}, "frozen", (600, 4)),
+        ({}, "frozen", (1000, 4)),
         ({"lora": True}, "lora", (200, 2)),
         ({"full": True}, "full", (200, 2)),
         ({"backbone": "unet"}, "scratch", (1000, 4)),
@@ -52,6 +52,9 @@ def test_the_budget_follows_the_adaptation(changes: dict[str, Any], adaptation: 
         ({"backbone": "unet", "layers": (0,)}, "--layers"),
         ({"adapter": "run"}, "--adapter"),
         ({"class_weights": (1.0, 2.0, 3.0)}, "--class-weights"),
+        ({"class_weights": (1.0, 2.0), "loss": "dice"}, "counts one class"),
+        ({"class_weights": (1.0, 2.0), "loss": "tversky"}, "counts one class"),
+        ({"class_weights": (1.0, -2.0)}, "positive"),
         ({"scale": 2.0, "input_size": "518"}, "--scale"),
         ({"scale": 2.0, "pixel_size": "5nm"}, "--scale"),
     ],
@@ -83,6 +86,12 @@ def test_heads_that_see_pixels_are_those_of_the_table() -> None:
 
 def test_the_name_of_the_adaptation_is_honest() -> None:
     assert adaptation_name(_asked(lora=True, dora=True, lora_rank=4)) == "DoRA r4"
+    assert adaptation_name(_asked(lora=True, rslora=True)) == "rsLoRA r16"
+    assert adaptation_name(_asked(lora=True, lora_init="pissa")) == "LoRA r16, PiSSA"
+    assert (
+        adaptation_name(_asked(lora=True, lora_init="olora", fuse="scale"))
+        == "LoRA r16, OLoRA, fused by scale"
+    )
     assert adaptation_name(_asked(full=True)) == "fully fine-tuned"
     assert adaptation_name(_asked(fuse="shift")) == "frozen, fused by shift"
     assert adaptation_name(_asked(backbone="unet")) == "from scratch"
