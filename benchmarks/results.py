@@ -29,7 +29,7 @@ COMMAND = "nox -s results -- --shared FOLDER"
 FROZEN, TOKENS, LORA, UNET = "frozen", "frozen, tokens alone", "LoRA", "U-Net"
 KINDS: dict[str, tuple[str, ...]] = {
     FROZEN: (),
-    TOKENS: ("--head", "deconv"),
+    TOKENS: ("--head", "deconv", "--lr", "0.002", "--crop", "448", "--steps", "600"),
     LORA: ("--lora",),
     UNET: ("--backbone", "unet"),
 }

@@ -146,6 +146,8 @@ def _train_all(
         weights=backbone.weights,
         untrained=backbone.untrained,
         init=backbone.init,
+        head="deconv",  # on tokens alone: the demo is about what a backbone carries
+        lr=2e-3,
         steps=options.frozen_steps,
         evaluate_every=50,
         views=1,

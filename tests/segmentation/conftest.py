@@ -32,6 +32,7 @@ _FAST: dict[str, Any] = {
     "device": "cpu",
     "head": "deconv",
     "width": 16,
+    "amp": False,
     "dropout": 0.2,
     "loss": "tversky",  # has some foreground within a few steps
     "steps": 7,
