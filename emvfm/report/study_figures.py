@@ -199,10 +199,11 @@ def trend(
                 f"{label} {mark.value:.2f}", (1, mark.value), xycoords=("axes fraction", "data"), ha="right",
                 va="bottom", size=8, color=COLOURS["soft"], xytext=(-2, 1), textcoords="offset points",
             )  # fmt: skip
-        if len(labels) > 1 or labels[0]:
+        if any(labels):
             handles = [
                 axes[0, 0].plot([], [], color=colour, marker=marker, markersize=5, label=label)[0]
                 for label, (colour, marker) in look.items()
+                if label
             ]
             figure.legend(handles=handles, loc="outside lower left", ncols=beside)
         return png(figure)

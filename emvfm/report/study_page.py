@@ -73,7 +73,7 @@ _COMPARED = (
     "First minus second, the same seeds on the same slices. The interval resamples seeds and blocks of consecutive "
     "slices together; with few blocks it is too narrow. p exchanges the two sides' predictions, whole blocks at a "
     "time, and is corrected by Holm for all comparisons of the study; p over seeds flips the signs of the seeds' "
-    "differences. The least p that so few blocks or seeds can give stands beside it."
+    "differences. The least p that so many blocks or seeds can give stands in brackets."
 )
 _ARMS = (
     "Mean over seeds of what is pooled over the test slices. The first interval is over seeds and blocks of slices "

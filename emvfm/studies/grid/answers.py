@@ -40,7 +40,11 @@ def sentence(rule: Rule, each: Compared) -> str:
     """Return one comparison in one sentence, such as: "paired training costs 0.010 IoU on vnc, …: no collapse"."""
     value, low, high = each.difference.value, each.difference.low, each.difference.high
     verb, sign = ("gains", 1) if value >= 0 else ("costs", -1)
-    text = f"{rule.subject} {verb} {number(abs(value))} {_METRICS[rule.metric]} on {each.test}"
+    metric = _METRICS[rule.metric]
+    if abs(value) < 0.0005:
+        text = f"{rule.subject} leaves {metric} as it is on {each.test}"
+    else:
+        text = f"{rule.subject} {verb} {number(abs(value))} {metric} on {each.test}"
     if each.at:
         text = f"{', '.join(each.at.values())}: {text}"
     if low is None or high is None:
@@ -48,7 +52,7 @@ def sentence(rule: Rule, each: Compared) -> str:
     else:
         ends = sorted((sign * low, sign * high))
         text += f", {each.difference.level:.0%} interval ".replace("%", " %")
-        text += f"{number(ends[0])} to {number(ends[1])}"
+        text += f"{number(ends[0])} to {number(ends[1])}".replace("−0.000", "0.000")
     first = next(iter(each.first.values())) if len(each.first) == 1 else ", ".join(each.first.values())
     second = ", ".join(each.second.values())
     return f"{text} ({first} against {second}): {_meaning(rule, each.outcome)}"

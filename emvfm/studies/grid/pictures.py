@@ -153,14 +153,24 @@ def _trend(study: Opened, summary: Summary, measure: str) -> list[Picture]:
     note = ""
     if len({round(effects[label], 3) for label in at}) > 1:
         marks = [Mark(label, effects[label], np.nan, np.nan) for label in at]
-        panels["audit: effect size"] = [
-            Series("weakest audit of the training data", list(at.values()), marks)
-        ]
-        note = " On the right, what the audit of the data says before anything is trained."
+        panels["audit: effect size"] = [Series("", list(at.values()), marks)]
+        note = " On the right, how well masks fit their slices by the audit, before anything is trained."
     caption = (
         f"{measure[0].upper()}{measure[1:]} over {stated.title}; bands: intervals, small marks: seeds.{note}"
     )
-    return [Picture("trend.png", trend(panels, stated.title), caption)]
+    apart = [arm for arm in summary.arms if arm.labels[stated.axis] not in stated.at]
+    lines = {
+        arm.labels[stated.axis]: _mark(arm.name, arm.over_both, ())
+        for arm in apart
+        if arm.test == _first(study)
+    }
+    alone = len(study.spec.grid) == 1
+    return [Picture("trend.png", trend(panels, stated.title, apart=lines if alone else None), caption)]
+
+
+def _first(study: Opened) -> str:
+    """Return the test that the rule looks at first."""
+    return study.spec.rule.compare[0].test
 
 
 def _effects(study: Opened) -> Mapping[str, float]:

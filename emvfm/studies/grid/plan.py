@@ -151,7 +151,8 @@ def make_plan(spec: StudySpec, data: Mapping[str, str] | None = None) -> Plan:
     """
     known = {name: recipe.digest for name, recipe in spec.data.items()} | dict(data or {})
     names = [axis.name for axis in spec.grid]
-    places, runs = [], {}
+    places: list[Place] = []
+    runs: dict[str, PlannedRun] = {}
     for values in product(*(axis.values for axis in spec.grid)):
         labels = dict(zip(names, values, strict=True))
         for seed in spec.seeds:

@@ -64,7 +64,7 @@ def study_report(study: Opened, file: Path) -> str:
         title=study.spec.name,
         question=study.spec.question,
         answer=answer(summary),
-        tone=_TONES[summary.outcome],
+        tone="plain" if study.options.stand_in else _TONES[summary.outcome],
         claim=claim_text(rule),
         notes=study.spec.notes,
         numbers=_numbers(summary, rows),
@@ -91,7 +91,8 @@ def _upper(text: str) -> str:
 def _numbers(summary: Summary, rows: Sequence[Row]) -> dict[str, Any]:
     runs = {row.run.path: row.run.metrics["train"] for row in rows}
     seconds = sum(each["seconds"] + each.get("extraction_seconds", 0) for each in runs.values())
-    hours = f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.0f} min"
+    hours = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+    hours = f"{seconds / 3600:.1f} h" if seconds > 5400 else hours
     return {
         "runs finished": f"{summary.done} of {summary.total}",
         "comparisons": len(summary.compared),
@@ -128,13 +129,15 @@ def _warnings(study: Opened, summary: Summary) -> list[str]:
 
 
 def _comparisons(compared: Sequence[Compared]) -> Table:
-    columns = ["first", "second", "elsewhere", "test", "seeds", "difference", "p, Holm", "least p", "p over seeds",
-               "claim"]  # fmt: skip
+    columns = ["comparison", "test", "seeds", "difference", "p, Holm", "p over seeds", "claim"]
+
+    def p(value: float, smallest: float) -> tuple[float, str]:
+        return value, f"{value:.2g} (≥ {smallest:.1g})"
+
     rows = [
         [
-            ", ".join(c.first.values()), ", ".join(c.second.values()), ", ".join(c.at.values()) or "–", c.test,
-            len(c.seeds), interval_cell(c.difference.value, c.difference.low, c.difference.high, "+"),
-            c.p_corrected, c.smallest, c.p_seeds, c.outcome,
+            c.name, c.test, len(c.seeds), interval_cell(c.difference.value, c.difference.low, c.difference.high, "+"),
+            p(c.p_corrected, min(1.0, c.smallest * len(compared))), p(c.p_seeds, c.smallest_seeds), c.outcome,
         ]
         for c in compared
     ]  # fmt: skip
@@ -161,7 +164,7 @@ def _overlays(study: Opened, rows: Sequence[Row]) -> list[Figure]:
     """Return pictures of the arms that the rule names, else of the first ones."""
     named = [place for c in study.spec.rule.compare for place in (c.first, c.second)]
     ranked = sorted(rows, key=lambda row: not any(place.items() <= row.labels.items() for place in named))
-    found = []
+    found: list[Figure] = []
     for row in ranked:
         key = result_key(test_name(row.test), study.spec.evaluate)
         path = row.run.path / "figures" / f"{file_name(key)}.png"

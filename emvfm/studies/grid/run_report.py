@@ -141,7 +141,7 @@ def _name(own: dict[str, Cell], run: RunFolder) -> str:
 
 
 def _overlays(listed: Sequence[tuple[RunFolder, str, Cell]]) -> list[Figure]:
-    found = []
+    found: list[Figure] = []
     for run, key, cell in listed:
         path = run.path / "figures" / f"{file_name(key)}.png"
         if path.is_file() and len(found) < _MOST_OVERLAYS:
