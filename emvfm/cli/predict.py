@@ -68,6 +68,8 @@ def register(app: typer.Typer) -> None:
             overwrite=overwrite,
             console=call.console,
         )
+        for line in found.record["remarks"]:
+            call.console.print(f"[yellow]{escape(line)}[/]")
         unlike = [image for image in found.record["images"] if image["ood"] and image["ood"]["flagged"]]
         for image in unlike[:_SHOWN]:
             call.console.print(

@@ -159,7 +159,7 @@ def _examples(judge: _Judge, slices: Slices, cell: Cell) -> list[Panel]:
     panels = []
     for name, i in chosen.items():
         sample = slices.samples[i]
-        title = f"{name}: {sample.id}, IoU {cell.images[i].counts.iou:.2f}"
+        title = f"{name}, IoU {cell.images[i].counts.iou:.2f}\n{sample.id}"
         image = read_image(slices.dataset.image_path(sample))
         prediction = judge.probability(slices, int(i)) > judge.threshold
         panels.append((image, _mask(slices.dataset, sample), prediction, title))

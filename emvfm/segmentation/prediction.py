@@ -336,14 +336,16 @@ def _bar(
     patch = segmenter.preprocess.patch
     counts = [plan_of(size, config, patch).count for size in sizes]
     planes = [n for n, item in zip(counts, source.items, strict=True) for _ in range(item.planes)]
+    console = console or Console(quiet=True)
     with progress.Progress(
         progress.TextColumn("windows"),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TimeElapsedColumn(),
         progress.TimeRemainingColumn(),
-        console=console or Console(quiet=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,  # a log would get empty lines
     ) as bar:
         task = bar.add_task("", total=sum(planes), completed=sum(planes[:done]))
         yield lambda n: bar.update(task, advance=n)

@@ -81,7 +81,8 @@ class Source:
 def _volume_item(path: Path) -> Item:
     def item(volume: Volume) -> Item:
         outer, inner = split_inner(path)
-        name = outer.stem if inner is None else f"{outer.stem}-{inner.strip('/').replace('/', '-')}"
+        stem = outer.stem.removesuffix(".ome")
+        name = stem if inner is None else f"{stem}-{inner.strip('/').replace('/', '-')}"
         stack = "z" in volume.axes
         return Item(name, path, volume.count, volume.height, volume.width, stack, volume.spacing)
 

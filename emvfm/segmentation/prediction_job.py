@@ -19,6 +19,7 @@ from emvfm.segmentation.prediction_files import FORMATS
 from emvfm.segmentation.prediction_input import Item, Source, find_source, input_identity
 from emvfm.segmentation.prediction_scratch import Scratch, open_scratch
 from emvfm.segmentation.prediction_values import Values
+from emvfm.segmentation.scale_check import scale_remarks
 from emvfm.workspace import Workspace, read_json, write_json
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Prediction:
         File or folder.
     record
         What ``<out>.json`` keeps: run, input, options, and of each image its share of foreground, its number
-        of instances, and how unlike the training images it is.
+        of instances, and how unlike the training images it is; remarks on pixel sizes.
     fresh
         False if it was there already.
     """
@@ -261,7 +262,7 @@ def predict(
             "options": [config.tile, config.overlap, config.tta],
             "values": [dtype.name, config.threshold if dtype.name == "uint8" else None],
             "judge": None if judge is None else judge.key,
-            "version": 1,
+            "version": 2,
         }
     )
     form = [
@@ -301,6 +302,11 @@ def predict(
             "threshold": threshold,
             "chosen_on": chosen_on,
             "windows": {"tile": config.tile, "overlap": config.overlap, "tta": config.tta},
+            "remarks": scale_remarks(
+                segmenter.run.provenance.get("pixel_sizes_nm", []),
+                [(item.name, item.spacing) for item in source.items],
+                preprocess.input_size,
+            ),
             "n": len(images),
             "images": images,
         }

@@ -43,6 +43,7 @@ from emvfm.segmentation.progress import TrainingProgress
 from emvfm.segmentation.recipe import adaptation_name, adaptation_of, deviations, resolved
 from emvfm.segmentation.runs import RunFolder, ensure_run, run_identity
 from emvfm.segmentation.samplers import Sampler
+from emvfm.segmentation.scale_check import trained_pixel_sizes
 from emvfm.segmentation.schedule import layerwise_groups
 from emvfm.segmentation.slices import Slices
 from emvfm.segmentation.state import TrainingState
@@ -120,6 +121,7 @@ def train(
         "backbone": model.label,
         "weights": None if backbone is None else backbone.weights_digest,
         "adaptation": adaptation_name(config),
+        "pixel_sizes_nm": trained_pixel_sizes([p.both for p in parts]),
     }
     if config.protocol != "none":
         differences = deviations(config, sum(len(p.train) for p in parts))

@@ -34,7 +34,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     root = tmp_path_factory.mktemp("predict")
     write_phantom(root / "a", "a", 24, 96, seed=3)
     workspace = Workspace(root / "workspace")
-    compose("a", [root / "a"], workspace, ComposeOptions(link="copy"))
+    compose("a", [root / "a"], workspace, ComposeOptions(link="copy", pixel_size=5.0))
     config = TrainConfig(
         data=("a",), backbone="timm:test_vit", untrained=True, init="kaiming", layers=(0, 1), precision="float32",
         device="cpu", head="linear", loss="tversky", lr=2e-2, steps=6, batch=2, crop=48, warmup=1,
@@ -108,6 +108,15 @@ def test_json_is_one_object_and_the_record_beside_the_output(predict, tmp_path) 
     labels = zarr.open_group(tmp_path / "o.ome.zarr", mode="r")["0"]
     assert labels.shape == (100, 70)
     assert labels[:].max() == record["images"][0]["instances"]
+
+
+def test_another_pixel_size_than_in_training_is_told(predict, tmp_path) -> None:
+    _image(tmp_path / "it.png")
+    for size, told in (("5nm", False), ("9nm", True)):
+        result = predict(tmp_path / "it.png", "--out", tmp_path / f"{size}.tif", "--pixel-size", size)
+        assert result.exit_code == 0, result.output
+        line = "it: pixels of 9 nm, but the run was trained at native size on pixels of 5 nm"
+        assert (line in " ".join(result.stderr.split())) == told
 
 
 def test_a_threshold_moves_the_mask(predict, tmp_path) -> None:
