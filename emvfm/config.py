@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,11 +56,17 @@ def dump_yaml(value: Any) -> str:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """Return a configuration as plain YAML values (paths as text, tuples as lists)."""
+@functools.cache
+def _adapter(kind: type) -> Any:
+    """Return what checks and dumps a configuration class; making it takes tens of milliseconds."""
     from pydantic import TypeAdapter
 
-    return TypeAdapter(type(config)).dump_python(config, mode="json")
+    return TypeAdapter(kind)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a configuration as plain YAML values (paths as text, tuples as lists)."""
+    return _adapter(type(config)).dump_python(config, mode="json")
 
 
 def _assignments(sets: Sequence[str]) -> dict[str, Any]:
@@ -134,11 +141,11 @@ def resolve(
     MissingError
         `file` does not exist.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     values = _merge(_merge(read_yaml(file) if file else {}, _assignments(sets)), flags or {})
     try:
-        return TypeAdapter(kind).validate_python(values)
+        return _adapter(kind).validate_python(values)
     except ValidationError as error:
         known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
         problems = "; ".join(_describe(item, known) for item in _joined([dict(e) for e in error.errors()]))

@@ -9,7 +9,7 @@ from typing import Any
 
 from emvfm.backbones.options import BackboneOptions
 from emvfm.backbones.registry import find_spec
-from emvfm.config import resolve, to_dict
+from emvfm.config import to_dict
 from emvfm.datasets.catalog import parse_reference
 from emvfm.errors import UsageError
 from emvfm.provenance import digest
@@ -115,7 +115,7 @@ def _settings(spec: StudySpec, labels: Mapping[str, str]) -> dict[str, Any]:
 def _planned(spec: StudySpec, labels: Mapping[str, str], seed: int, data: Mapping[str, str]) -> PlannedRun:
     where = ", ".join(f"{axis}={label}" for axis, label in labels.items())
     try:
-        config = resolve(TrainConfig, flags={**_settings(spec, labels), "seed": seed})
+        config = TrainConfig(**{**_settings(spec, labels), "seed": seed})  # each option is checked already
         whole = resolved(config, 1)  # one slice: what depends on their number is filled in when it is known
         if config.backbone != UNET:
             find_spec(config.backbone)
