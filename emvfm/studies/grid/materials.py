@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,11 +55,17 @@ def _source(source: str, folder: Path | None) -> str:
 
 
 def prepare_data(
-    spec: StudySpec, workspace: Workspace, folder: Path | None = None, console: Any = None
+    spec: StudySpec,
+    workspace: Workspace,
+    folder: Path | None = None,
+    *,
+    needed: Collection[str] | None = None,
+    console: Any = None,
 ) -> dict[str, Dataset]:
     """Return the study's datasets by name, composed where they are not there yet.
 
-    Several processes may call this at once. What is composed says by what recipe of a study.
+    Several processes may call this at once. What is composed says by what recipe of a study. With `needed`
+    only these are.
 
     Raises
     ------
@@ -72,6 +78,8 @@ def prepare_data(
     """
     datasets = {}
     for name, recipe in spec.data.items():
+        if needed is not None and name not in needed:
+            continue
         if not recipe.sources:
             datasets[name] = open_dataset(workspace, name)
             continue

@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import Timeout
 
+from emvfm.datasets.catalog import parse_reference
 from emvfm.errors import UsageError
 from emvfm.segmentation.evaluation import Panel, evaluate
 from emvfm.segmentation.runs import RunFolder
@@ -112,7 +113,9 @@ def run_study(
     if options.stand_in:
         write_phantoms(study.workspace.downloads)
     study.folder.register(study.spec, study.whole)
-    prepare_data(study.spec, study.workspace, options.data_from, console)
+    needed = {parse_reference(name)[0] for run in study.plan.runs for name in run.config.data}
+    needed |= {parse_reference(name)[0] for name in study.spec.tests}
+    prepare_data(study.spec, study.workspace, options.data_from, needed=needed, console=console)
     if options.jobs == 1:
         _work(study, say, console, parent=None)
         return study

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_runs_of_a_store_follow_each_other_seed_by_seed_and_frozen_heads_come_fi
     runs = _plan(value).runs
     stores = [run.store for run in runs]
     assert len(set(stores)) == 2
-    assert sum(a != b for a, b in zip(stores, stores[1:], strict=False)) == 1
+    assert sum(a != b for a, b in itertools.pairwise(stores)) == 1
     first = [run for run in runs if run.store == stores[0]]
     assert [run.config.seed for run in first] == [0] * 4 + [1] * 4
     assert [run.config.lora for run in first[:4]] == [False, False, True, True]
@@ -89,9 +90,16 @@ def test_a_warm_start_is_the_frozen_run_of_the_plan(value) -> None:
 def test_only_keeps_what_all_its_axes_allow(value) -> None:
     plan = _plan(value)
     part = restricted(plan, ["train=both", "seed=1"])
-    assert [(*p.labels.values(), p.seed) for p in part.places] == [("both", "linear", 1), ("both", "deconv", 1)]
+    assert [(*p.labels.values(), p.seed) for p in part.places] == [
+        ("both", "linear", 1),
+        ("both", "deconv", 1),
+    ]
     assert len(restricted(plan, ["head=linear", "head=deconv"]).runs) == len(plan.runs)
-    for wrong, message in (("haed=x", "no such axis"), ("head=x", "no such value"), ("head", "not axis=label")):
+    for wrong, message in (
+        ("haed=x", "no such axis"),
+        ("head=x", "no such value"),
+        ("head", "not axis=label"),
+    ):
         with pytest.raises(UsageError, match=message):
             restricted(plan, [wrong])
 
