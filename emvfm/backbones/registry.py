@@ -319,7 +319,7 @@ def find_spec(name: str) -> BackboneSpec:
     if name.startswith("tiny:"):
         from emvfm.backbones.tiny import tiny_twin
 
-        return tiny_twin(find_spec(name.removeprefix("tiny:")))
+        return tiny_twin(name.removeprefix("tiny:"))
     if name.startswith("openclip:"):
         from emvfm.backbones.open_clip_adapter import derive_spec as derive_open_clip
 

@@ -6,7 +6,7 @@ import functools
 from dataclasses import replace
 from typing import Any
 
-from emvfm.backbones.registry import BackboneSpec
+from emvfm.backbones.registry import BackboneSpec, find_spec
 
 __all__ = ["tiny_twin"]
 
@@ -14,11 +14,12 @@ _WIDTH, _HEADS, _DEPTH = 32, 2, 12
 
 
 @functools.cache
-def tiny_twin(spec: BackboneSpec) -> BackboneSpec:
-    """Return `spec` with 32 numbers a token and at most 12 blocks, to prove that a plan works.
+def tiny_twin(name: str) -> BackboneSpec:
+    """Return the row called `name` with 32 numbers a token and at most 12 blocks, to prove that a plan works.
 
     There are no weights of it, so that it can only be used untrained.
     """
+    spec = find_spec(name)
     depth = min(spec.depth, _DEPTH)
     sizes: dict[str, Any] = {"embed_dim": _WIDTH, "depth": depth, "num_heads": _HEADS}
     if spec.library == "open_clip":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
@@ -117,12 +118,17 @@ def _planned(spec: StudySpec, labels: Mapping[str, str], seed: int, data: Mappin
     try:
         config = TrainConfig(**{**_settings(spec, labels), "seed": seed})  # each option is checked already
         whole = resolved(config, 1)  # one slice: what depends on their number is filled in when it is known
-        if config.backbone != UNET:
-            find_spec(config.backbone)
+        _known_backbone(config.backbone)
     except UsageError as error:
         raise UsageError(f"{where} contradicts itself: {error}", where=spec.name) from None
     whole = replace(whole, steps=config.steps or (None if config.protocol == "paper" else whole.steps))
     return PlannedRun(_key(whole, data), labels, config, _store(config), _start(whole, data))
+
+
+@functools.cache
+def _known_backbone(name: str) -> None:
+    if name != UNET:
+        find_spec(name)
 
 
 def _order(run: PlannedRun, stores: Sequence[str]) -> tuple[Any, ...]:

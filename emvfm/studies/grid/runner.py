@@ -191,9 +191,13 @@ def _carry_out(study: Opened, run: PlannedRun, console: Any) -> Progress | None:
     try:
         config = with_weights(run.config, study.options.weights_from, workspace)
         force = needs_force(spec, config.data)
-        folder = train(config, workspace, force=force, draw=_curve, console=console)
+        draw = None if study.options.stand_in else _curve
+        folder = train(config, workspace, force=force, draw=draw, console=console)
         scoring = replace(spec.evaluate, data=spec.tests)
-        shown = run.config.seed == spec.seeds[0]
+        sides = [place for compared in spec.rule.compare for place in (compared.first, compared.second)]
+        sides = sides[:1] if study.options.stand_in else sides
+        named = any(place.items() <= run.labels.items() for place in sides)
+        shown = named and run.config.seed == spec.seeds[0]
         cells = evaluate(
             [folder.path], scoring, workspace, draw=_overlays if shown else None, console=console
         )
