@@ -104,8 +104,10 @@ def _item(path: Path) -> Item:
 
 def _items(source: str, workspace: Workspace) -> tuple[list[Item], bool]:
     path = Path(source).expanduser()
-    outer, _ = split_inner(path)
-    if not outer.exists() or (path / "dataset.json").is_file():
+    outer, inner = split_inner(path)
+    # name:split is no array in a folder that happens to have the dataset's name.
+    split = inner is not None and outer.is_dir() and not is_volume(path)
+    if split or not outer.exists() or (path / "dataset.json").is_file():
         try:
             dataset = open_dataset(workspace, source)
         except MissingError as error:
