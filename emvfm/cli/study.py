@@ -69,10 +69,12 @@ def _plan(call: Call, study: Opened) -> None:
 
     from emvfm.studies.grid.answers import claim_text
     from emvfm.studies.grid.costs import estimate_runs
+    from emvfm.studies.grid.materials import expected_sizes
 
     missing = study.missing
     with call.console.status("estimating"):
-        costs = estimate_runs(missing, study.spec.tests, study.workspace)
+        sizes = expected_sizes(study.spec, study.workspace, study.options.data_from)
+        costs = estimate_runs(missing, study.spec.tests, study.workspace, sizes)
     weights = _needed(missing, study)
     known = [each.seconds for each in costs.values() if each.seconds is not None]
     value = {
@@ -113,7 +115,7 @@ def _plan(call: Call, study: Opened) -> None:
         needed,
         "",
         f"{len(study.plan.places)} places of the grid, {distinct} runs, {len(missing)} of them missing; "
-        f"they share the embeddings of {study.plan.stores} stores; about {_duration(sum(known))}"
+        f"they share the embeddings of {study.plan.stores} stores; at most about {_duration(sum(known))} on this machine"
         + (f"; [bold]{lost} of {len(weights)} weights are missing[/]" if lost else ""),
     )
 

@@ -196,7 +196,7 @@ def trend(
         for label, mark in (apart or {}).items():
             first.axhline(mark.value, color=COLOURS["soft"], linewidth=1, linestyle=(0, (4, 3)))
             first.annotate(
-                f"{label} {mark.value:.2f}", (1, mark.value), xycoords=("axes fraction", "data"), ha="right",
+                f"{label}: {mark.value:.2f}", (1, mark.value), xycoords=("axes fraction", "data"), ha="right",
                 va="bottom", size=8, color=COLOURS["soft"], xytext=(-2, 1), textcoords="offset points",
             )  # fmt: skip
         if any(labels):

@@ -105,19 +105,27 @@ class _Amount:
     area: float
 
 
-def _amount(config: TrainConfig, tests: Sequence[str], known: Mapping[str, Dataset]) -> _Amount:
+def _amount(
+    config: TrainConfig,
+    tests: Sequence[str],
+    known: Mapping[str, Dataset],
+    sizes: Mapping[str, Mapping[str, int]],
+) -> _Amount:
     def found(name: str) -> Dataset | None:
         return known.get(parse_reference(name)[0])
 
-    def slices(dataset: Dataset | None, *splits: str) -> int:
-        return _SLICES if dataset is None else len(dataset.split(*splits).annotated())
+    def slices(name: str, *splits: str) -> int:
+        dataset, expected = found(name), sizes.get(parse_reference(name)[0])
+        if dataset is not None:
+            return len(dataset.split(*splits).annotated())
+        return _SLICES if expected is None else sum(expected.get(split, 0) for split in splits)
 
-    train = [slices(found(name), "train", "val") for name in config.data]
+    train = [slices(name, "train", "val") for name in config.data]
     if config.slices is not None:
         train = [min(n, config.slices) for n in train]
     samples = [s for name in config.data if (dataset := found(name)) for s in dataset.samples]
     area = float(np.mean([s.height * s.width for s in samples])) if samples else float(_AREA)
-    return _Amount(max(1, sum(train)), sum(slices(found(name), "test") for name in tests), area)
+    return _Amount(max(1, sum(train)), sum(slices(name, "test") for name in tests), area)
 
 
 def _scale(config: TrainConfig) -> float:
@@ -146,13 +154,18 @@ def _counted(config: TrainConfig, amount: _Amount, rate: float | None, *, embeds
 
 
 def estimate_runs(
-    runs: Sequence[PlannedRun], tests: Sequence[str], workspace: Workspace
+    runs: Sequence[PlannedRun],
+    tests: Sequence[str],
+    workspace: Workspace,
+    sizes: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, CostEstimate]:
     """Return the seconds that each run may take, by its key.
 
     Embeddings are counted for the first of the runs that share them. Seconds a step are those of finished runs
     of the same kind; else the operations of `count_cost` over what a matrix product reaches on this device, good
-    to a factor of a few. A warm start that is not in the plan is counted with the run that begins with it.
+    to a factor of a few, and an upper bound where a run may stop early. `sizes` are slices a split of datasets that are
+    not composed yet; of others 100 are assumed. A warm start that is not in the plan is counted with the run that
+    begins with it.
     """
     rates, seen = finished_rates(workspace), set[tuple[str, str]]()
     names = {parse_reference(name)[0] for run in runs for name in (*run.config.data, *tests)}
@@ -160,7 +173,7 @@ def estimate_runs(
     known = {name: open_dataset(workspace, name) for name in names & there}
     planned, found = {run.key for run in runs}, dict[str, CostEstimate]()
     for run in runs:
-        config, amount = run.config, _amount(run.config, tests, known)
+        config, amount = run.config, _amount(run.config, tests, known, sizes or {})
         rate = rates.get(kind_of(config))
         if config.backbone == UNET:
             seconds = None if rate is None else rate * _steps(config, amount) + _OVERHEAD

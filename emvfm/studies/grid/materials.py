@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +15,16 @@ from emvfm.backbones.weights import find_local
 from emvfm.datasets.catalog import list_datasets, open_dataset, parse_reference
 from emvfm.datasets.compose import compose
 from emvfm.datasets.manifest import Dataset, load_dataset, save_dataset
-from emvfm.errors import MissingError, UsageError
+from emvfm.datasets.planning import plan_sources
+from emvfm.errors import EmvfmError, MissingError, UsageError
 from emvfm.segmentation.config import TrainConfig
 from emvfm.segmentation.recipe import UNET
 from emvfm.studies.grid.spec import Recipe, StudySpec
 from emvfm.workspace import Workspace, read_json
 
-__all__ = ["Weights", "audit_effect", "needs_force", "prepare_data", "weights_of", "with_weights"]
+__all__ = [
+    "Weights", "audit_effect", "expected_sizes", "needs_force", "prepare_data", "weights_of", "with_weights",
+]  # fmt: skip
 
 _FACT = "study_recipe"
 
@@ -94,6 +98,21 @@ def prepare_data(
             meta = {**dataset.meta, _FACT: recipe.digest}
             datasets[name] = save_dataset(replace(dataset, meta=meta))
     return datasets
+
+
+def expected_sizes(spec: StudySpec, workspace: Workspace, folder: Path | None) -> dict[str, dict[str, int]]:
+    """Return how many slices each split of what is not composed yet will have, from the names of files alone."""
+    found: dict[str, dict[str, int]] = {}
+    for name, recipe in spec.data.items():
+        if name in list_datasets(workspace) or not recipe.sources:
+            continue
+        sources = [_source(source, folder) for source in recipe.sources]
+        try:
+            drafts, _ = plan_sources(sources, workspace, recipe.options)
+        except EmvfmError:  # a source that is not there yet
+            continue
+        found[name] = dict(Counter(draft.split for draft in drafts if draft.mask is not None))
+    return found
 
 
 def _checked(dataset: Dataset, recipe: Recipe) -> Dataset:

@@ -70,7 +70,9 @@ def stand_in(spec: StudySpec, phantoms: Path) -> StudySpec:
 
     Pairings and splits are made of the phantoms as they are of the data; sources that are different stay so.
     """
-    sources = sorted({recipe.sources for recipe in spec.data.values()})  # the same for studies of the same data
+    sources = sorted(
+        {recipe.sources for recipe in spec.data.values()}
+    )  # the same for studies of the same data
     data = {}
     for name, recipe in spec.data.items():
         domain = _DOMAINS[sources.index(recipe.sources) % len(_DOMAINS)]
