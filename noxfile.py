@@ -102,3 +102,10 @@ def domain_speed(session: nox.Session) -> None:
     """Write docs/performance-domains.md from benchmarks on this machine."""
     prepare(session)
     run(session, "python", "-m", "benchmarks.domain", *session.posargs)
+
+
+@nox.session(default=False)
+def segmentation_speed(session: nox.Session) -> None:
+    """Write docs/performance-segmentation.md from benchmarks on this machine."""
+    prepare(session)
+    run(session, "python", "-m", "benchmarks.training", *session.posargs)

@@ -40,7 +40,9 @@ def test_candidates_take_turns_and_are_compared_within_rounds() -> None:
     assert given.ratio("a", "b") == (3.0, 2.0, 8.0)
 
 
-@pytest.mark.parametrize("name", ["results", "performance", "robustness", "domain_results", "domain"])
+@pytest.mark.parametrize(
+    "name", ["results", "performance", "robustness", "domain_results", "domain", "training"]
+)
 def test_the_commands_explain_themselves(name: str, monkeypatch, capsys) -> None:
     module = importlib.import_module(f"benchmarks.{name}")
     monkeypatch.setattr(sys, "argv", [name, "--help"])
