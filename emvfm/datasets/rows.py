@@ -52,11 +52,12 @@ class _TiffRows:
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         try:
-            return native_pixels(self._path, self._array[start:stop])  # type: ignore[arg-type]
+            values = self._array[start:stop]
         except TIFF_DAMAGE as error:
             raise CorruptError(
                 "damaged TIFF", where=self._path, got=str(error) or type(error).__name__
             ) from None
+        return native_pixels(self._path, values)  # type: ignore[arg-type]
 
 
 @contextmanager
