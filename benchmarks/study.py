@@ -70,8 +70,9 @@ class Study:
     def call(self, *arguments: str, allowed: tuple[int, ...] = (0,)) -> tuple[int, dict[str, Any], str]:
         """Run one emvfm command; return its exit code, its JSON and what it said on stderr."""
         command = [sys.executable, "-m", "emvfm", *arguments, "--root", str(self.root), "--json"]
-        threads = str(max(1, (os.cpu_count() or 1) // self.jobs))
-        environment = {**os.environ, "OMP_NUM_THREADS": threads}
+        environment = dict(os.environ)
+        if self.jobs > 1:
+            environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.jobs))
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode not in allowed:
             raise SystemExit(f"{' '.join(arguments)}: exit code {done.returncode}\n{done.stderr}")
