@@ -1,0 +1,1 @@
+"""What representations learn: retrieval, known relations, corrections, similarity and geometry."""
