@@ -57,7 +57,7 @@ def dump_yaml(value: Any) -> str:
 
 
 @functools.cache
-def _adapter(kind: type) -> Any:
+def _adapter(kind: Any) -> Any:
     """Return what checks and dumps a configuration class; making it takes tens of milliseconds."""
     from pydantic import TypeAdapter
 
