@@ -19,6 +19,7 @@ from filelock import FileLock
 from emvfm.datasets.manifest import Dataset, Sample, save_dataset
 from emvfm.errors import CorruptError, EmvfmError, MissingError
 from emvfm.store import pruning as pruning_module
+from emvfm.store import removal as removal_module
 from emvfm.store.care import verify
 from emvfm.store.identity import EmbeddingIdentity
 from emvfm.store.pruning import prune
@@ -281,9 +282,9 @@ def test_killed_between_renaming_and_removing_the_next_one_finishes(workspace, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pruning_module.shutil, "rmtree", killed)
+        patch.setattr(removal_module.shutil, "rmtree", killed)
         name = f".{store.folder.name}.{_dead_process()}.0123abcd.partial"
-        patch.setattr(pruning_module, "_away", lambda path: path.with_name(name))
+        patch.setattr(pruning_module, "away_from", lambda path: path.with_name(name))
         with pytest.raises(KeyboardInterrupt):
             prune(workspace, unused=True, remove=True)
     assert not store.folder.exists()
