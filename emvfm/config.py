@@ -66,7 +66,7 @@ def _adapter(kind: Any) -> Any:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Return a configuration as plain YAML values (paths as text, tuples as lists)."""
-    return _adapter(type(config)).dump_python(config, mode="json")
+    return _adapter(type(config)).dump_python(config, mode="json")  # type: ignore[arg-type]
 
 
 def _assignments(sets: Sequence[str]) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def resolve(
 
     values = _merge(_merge(read_yaml(file) if file else {}, _assignments(sets)), flags or {})
     try:
-        return _adapter(kind).validate_python(values)
+        return _adapter(kind).validate_python(values)  # type: ignore[arg-type]
     except ValidationError as error:
         known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
         problems = "; ".join(_describe(item, known) for item in _joined([dict(e) for e in error.errors()]))
