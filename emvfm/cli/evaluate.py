@@ -206,6 +206,17 @@ def _slices(cells: Sequence[Cell]) -> str:
     return csv_text(rows, list(dict.fromkeys(name for row in rows for name in row)))
 
 
+def _places(folders: Sequence[Path], overlays: bool, written: Sequence[Path | None]) -> list[str]:
+    """Return where files are: those asked for, and what is kept with the runs."""
+    from rich.markup import escape
+
+    own = "scores of each slice in evaluation/"
+    own += ", worst, median and best slice in figures/" if overlays else ""
+    where = escape(str(folders[0])) if len(folders) == 1 else "each run's folder"
+    asked = [escape(str(path)) for path in written if path is not None]
+    return [f"[dim]kept in {where}: {own}[/]", *([f"[dim]written: {', '.join(asked)}[/]"] if asked else [])]
+
+
 def register(app: typer.Typer) -> None:
     @command(app, "eval", EvalConfig)
     def evaluate(
@@ -257,4 +268,5 @@ def register(app: typer.Typer) -> None:
             *(_further(cells, _FULL) if config.metrics == "full" else []),
         ]
         parts = [_matrix(cells), *_means(means), *more, *_differences(found)]
-        call.result(result, *parts, *_notes(cells), *_worst(cells))
+        places = _places(folders, overlays, (out, table, figures))
+        call.result(result, *parts, *_notes(cells), *_worst(cells), *places)

@@ -63,6 +63,12 @@ def _part_legend(figure: Any) -> None:
     figure.legend(handles=patches, loc="outside lower left", ncols=3, handlelength=1.1, handleheight=1.0)
 
 
+def _fitted(line: str, width: float) -> str:
+    """Return a line of a title without its middle where it is longer than `width` inches."""
+    most = int(12 * width)
+    return line if len(line) <= most else f"{line[: most // 2 - 1]} … {line[len(line) - most // 2 + 2 :]}"
+
+
 def overlay_grid(items: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, str]], columns: int = 3) -> bytes:
     """Draw overlays in a grid.
 
@@ -85,12 +91,13 @@ def overlay_grid(items: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, str]]
     tallest = max(np.shape(i[0])[0] / np.shape(i[0])[1] for i in items)
     width = 9.0 / max(columns, 2)
     with styled():
-        figure, axes = canvas(width * columns, (width * tallest + 0.3) * rows + 0.35, rows, columns)
+        head = 0.15 + 0.25 * max(len(title.splitlines()) for *_, title in items)
+        figure, axes = canvas(width * columns, (width * tallest + head) * rows + 0.35, rows, columns)
         for place in axes.ravel():
             _bare(place)
         for place, (image, truth, prediction, title) in zip(axes.ravel(), items, strict=False):
             place.imshow(_blended(image, truth, prediction), interpolation="antialiased")
-            place.set_title(title)
+            place.set_title("\n".join(_fitted(line, width) for line in title.splitlines()))
         _part_legend(figure)
         return png(figure)
 

@@ -29,7 +29,9 @@ class PredictConfig:
         Annotated[float, Ge(0), Le(1)] | Literal["validation"],
         Doc("Foreground is above it: a number, or validation: the best of the run's validation slices."),
     ] = 0.5
-    tile: Annotated[int, Gt(0), Doc("Side of a window in pixels of the model's input.")] = 512
+    tile: Annotated[
+        int, Gt(0), Doc("Side of a window in pixels of the model's input; as in training and eval.")
+    ] = 1024
     overlap: Annotated[
         int, Ge(0), Doc("Pixels neighbouring windows share at the least; a quarter of them is context only.")
     ] = 128

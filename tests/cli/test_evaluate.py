@@ -187,6 +187,9 @@ def test_all_scores_tables_files_and_figures_come_from_one_call(evaluate, worksp
     assert f" {kept['pq']['value']:.3f} " in result.stdout
     assert "foreground IoU minus that of: a, frozen, linear" in result.stdout
     assert "corrected by Holm" in result.stdout
+    text = " ".join(result.stdout.split())
+    assert f"written: {tmp_path / 'slices.csv'}, {tmp_path / 'figures'}" in text
+    assert "kept in each run's folder: scores of each slice in evaluation/" in text
     rows = list(csv.DictReader((tmp_path / "slices.csv").open()))
     assert len(rows) == 2 * 4
     assert {row["run"] for row in rows} == set(runs)

@@ -99,6 +99,14 @@ def test_refusing_unlike_images_exits_with_4_and_training_images_pass(predict, w
     assert len(list((tmp_path / "out").iterdir())) == 5
 
 
+def test_a_split_is_meant_where_a_folder_has_the_name_of_the_dataset(predict, tmp_path, monkeypatch) -> None:
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path)
+    result = predict("a:val", "--out", tmp_path / "out", "--ood", "off")
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
 def test_json_is_one_object_and_the_record_beside_the_output(predict, tmp_path) -> None:
     _image(tmp_path / "it.png")
     result = predict(tmp_path / "it.png", "--out", tmp_path / "o.ome.zarr", "--what", "instances", "--json")

@@ -218,7 +218,7 @@ def test_the_worst_the_median_and_the_best_slice_are_drawn(trained, workspace, f
     dataset = open_dataset(workspace, "a:train")
     ordered = sorted(cells[0].images, key=lambda image: image.counts.iou)
     pairs = _predictions(run, workspace, "a:train")
-    assert [panel[3].split(":")[0] for panel in drawn[0]] == ["worst", "median", "best"]
+    assert [panel[3].split(",")[0] for panel in drawn[0]] == ["worst", "median", "best"]
     for panel, image in zip(drawn[0], (ordered[0], ordered[3], ordered[6]), strict=True):
         pixels, mask, prediction, title = panel
         assert image.id in title
