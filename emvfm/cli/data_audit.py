@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -134,10 +135,11 @@ def register(sub: typer.Typer) -> None:
             raise UsageError("folder is not empty", where=out, todo="choose another")
         truth = write_phantom(out, domain, slices, size, call.seed)
         place = escape(str(out))
+        images, masks = (escape(shlex.quote(str(out / name))) for name in ("images", "masks"))
         call.result(
             {**truth, "folder": str(out)},
             f"{place}: {slices} slices of {size}×{size} px at {truth['pixel_size_nm']:g} nm, "
             f"{100 * truth['foreground_share']:.1f} % mitochondria",
-            f"next: emvfm data compose phantom-{domain} --images {place}/images --masks {place}/masks "
+            f"next: emvfm data compose phantom-{domain} --images {images} --masks {masks} "
             f"--pixel-size {truth['pixel_size_nm']:g}",
         )

@@ -210,9 +210,9 @@ def _places(folders: Sequence[Path], overlays: bool, written: Sequence[Path | No
     """Return where files are: those asked for, and what is kept with the runs."""
     from rich.markup import escape
 
-    own = "scores of each slice in evaluation/"
-    own += ", worst, median and best slice in figures/" if overlays else ""
-    where = escape(str(folders[0])) if len(folders) == 1 else "each run's folder"
+    own = "evaluation/ (scores of each slice)"
+    own += ", figures/ (worst, median and best slice)" if overlays else ""
+    where = escape(folders[0].name) if len(folders) == 1 else "each run's folder"
     asked = [escape(str(path)) for path in written if path is not None]
     return [f"[dim]kept in {where}: {own}[/]", *([f"[dim]written: {', '.join(asked)}[/]"] if asked else [])]
 

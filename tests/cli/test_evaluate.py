@@ -189,7 +189,7 @@ def test_all_scores_tables_files_and_figures_come_from_one_call(evaluate, worksp
     assert "corrected by Holm" in result.stdout
     text = " ".join(result.stdout.split())
     assert f"written: {tmp_path / 'slices.csv'}, {tmp_path / 'figures'}" in text
-    assert "kept in each run's folder: scores of each slice in evaluation/" in text
+    assert "kept in each run's folder: evaluation/ (scores of each slice)" in text
     rows = list(csv.DictReader((tmp_path / "slices.csv").open()))
     assert len(rows) == 2 * 4
     assert {row["run"] for row in rows} == set(runs)
