@@ -66,12 +66,17 @@ def parse_rule(text: str) -> Rule:
         verb, colon, rest = part.strip().partition(":")
         if verb not in VERBS or not colon or not rest.strip():
             raise UsageError(
-                "not a rule of pairs", where=text, got=repr(part.strip()), expected=f"{'|'.join(VERBS)}:columns"
+                "not a rule of pairs",
+                where=text,
+                got=repr(part.strip()),
+                expected=f"{'|'.join(VERBS)}:columns",
             )
         if verb in ("is", "isnt"):
             column, equals, values = rest.partition("=")
             if not equals:
-                raise UsageError("no value to compare with", where=text, got=part.strip(), expected="is:column=value")
+                raise UsageError(
+                    "no value to compare with", where=text, got=part.strip(), expected="is:column=value"
+                )
             terms.append(Term(verb, (column.strip(),), tuple(v.strip() for v in values.split("|"))))
         else:
             terms.append(Term(verb, tuple(name.strip() for name in rest.split(","))))
@@ -88,7 +93,9 @@ def _column(table: Table, name: str, where: str) -> list[str | None]:
 
 def _codes(values: list[str | None]) -> NDArray[np.int64]:
     numbers: dict[str, int] = {}
-    return np.array([_MISSING if v is None else numbers.setdefault(v, len(numbers)) for v in values], np.int64)
+    return np.array(
+        [_MISSING if v is None else numbers.setdefault(v, len(numbers)) for v in values], np.int64
+    )
 
 
 def _joint(columns: list[NDArray[np.int64]]) -> NDArray[np.int64]:
