@@ -150,6 +150,8 @@ def plan_channels(
         raise UsageError("a map is for the strategy map", where="map", got=strategy)
     filled = _filled(fill, names)
     drawn: int | None = None
+    inputs: tuple[tuple[tuple[str, ...], ...], ...]
+    outputs: tuple[str, ...]
     if strategy == "replicate":
         inputs, outputs = tuple(((name,),) * len(places) for name in names), names
     elif strategy == "bag":

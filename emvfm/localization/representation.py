@@ -47,7 +47,7 @@ class Representation:
         features = np.empty((len(embeddings), self.width), np.float32)
         for start in range(0, len(embeddings), _ROWS):
             block = (embeddings[start : start + _ROWS] - self.mean) / self.scale
-            if self.components is not None:
+            if self.components is not None and self.centre is not None:
                 block = (block - self.centre) @ self.components.T
             features[start : start + _ROWS] = block
         return features
