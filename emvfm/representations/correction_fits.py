@@ -95,9 +95,7 @@ def fit_sphere(groups: dict[str, Floats], options: CorrectionOptions) -> Fitted:
     return {batch: Affine(mean, matrix, offset) for batch, mean in means.items()}, found.rank, found.condition
 
 
-def _by_axes(
-    groups: dict[str, Floats], matrix: Floats, shift: Floats
-) -> dict[str, tuple[Floats, Floats, Floats]]:
+def _by_axes(groups: dict[str, Floats], matrix: Floats, shift: Floats) -> dict[str, tuple[Floats, Floats]]:
     """Return mean and standard deviation of each batch's controls along the axes."""
     found = {}
     pooled = ((np.concatenate(list(groups.values())) - shift) @ matrix).std(axis=0)
