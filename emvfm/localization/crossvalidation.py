@@ -268,7 +268,11 @@ class Leak:
         """Return one line for a person."""
         found, report = self.overstatement, self.folds
         between = "" if found.low is None else f" [{found.low:+.4f}, {found.high:+.4f}]"
-        verb = "overstate" if found.value * METRICS[self.metric] > 0 else "do not overstate"
+        good = METRICS[self.metric]
+        ends = [good * end for end in (found.low, found.high) if end is not None] or [good * found.value]
+        verb = (
+            "overstate" if min(ends) > 0 else "understate" if max(ends) < 0 else "do not measurably overstate"
+        )
         return (
             f"ungrouped folds {verb} {self.metric}: {self.ungrouped.mean:.4f} against {self.grouped.mean:.4f} with"
             f" whole proteins ({found.value:+.4f}{between}); {report.crossing_groups} of {report.n_groups} proteins"

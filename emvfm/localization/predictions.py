@@ -176,11 +176,15 @@ def _replicates(found: Predictions, metric: str, draws: NDArray[np.int64]) -> ND
         counts = np.stack([y & d, ~y & d, y & ~d], axis=-1).astype(np.float64)
         table = np.zeros((draws.shape[1], found.folds, *counts.shape[1:]))
         np.add.at(table, (found.group, found.fold), counts)
+        rows_of = np.zeros(table.shape[:2])
+        np.add.at(rows_of, (found.group, found.fold), 1)
         values = []
         for start in range(0, len(draws), _AT_A_TIME):
             weights = draws[start : start + _AT_A_TIME].astype(np.float64)
             drawn = (weights @ table.reshape(len(table), -1)).reshape(len(weights), *table.shape[1:])
-            values.append(metrics.f1_means(drawn)[metric].mean(axis=1))
+            # A fold of which no protein is drawn has no score, as in `_one`.
+            there = weights @ rows_of > 0
+            values.append((metrics.f1_means(drawn)[metric] * there).sum(axis=1) / there.sum(axis=1))
         return np.concatenate(values)
     order = np.argsort(found.group, kind="stable")
     rows = []

@@ -97,20 +97,21 @@ def test_the_protein_level_scores_each_protein_once() -> None:
     np.testing.assert_allclose(found.predictions.scores[order], by_hand, rtol=1e-12)
 
 
+@pytest.mark.parametrize("proteins", [60, 6])
 @pytest.mark.parametrize("metric", ["macro_f1_present", "macro_ap", "exact_match"])
-def test_intervals_over_proteins_are_those_of_a_loop(metric) -> None:
-    x, labels, groups = _data()
+def test_intervals_over_proteins_are_those_of_a_loop(metric, proteins) -> None:
+    x, labels, groups = _data(proteins=proteins)
     found = cross_validate(x, labels, groups, KNN, ProtocolOptions(folds=3, thresholds="fixed")).predictions
     estimate = mean_interval(found, metric, samples=40, seed=3)
-    draws = np.random.default_rng(3).multinomial(60, np.full(60, 1 / 60), size=40)
+    draws = np.random.default_rng(3).multinomial(proteins, np.full(proteins, 1 / proteins), size=40)
     replicates = []
     for draw in draws:
         rows = np.concatenate([np.repeat(np.flatnonzero(found.group == g), n) for g, n in enumerate(draw)])
         parts = {f: getattr(found, f)[rows] for f in ("labels", "scores", "decided", "group", "fold")}
         replicates.append(fold_values(type(found)(**parts), metric).mean)
     assert (estimate.low, estimate.high) == pytest.approx(np.quantile(replicates, [0.025, 0.975]), abs=1e-12)
-    assert estimate.low < estimate.value < estimate.high
-    assert (estimate.n, estimate.n_groups, estimate.seed) == (180, 60, 3)
+    assert estimate.low <= estimate.value <= estimate.high
+    assert (estimate.n, estimate.n_groups, estimate.seed) == (3 * proteins, proteins, 3)
     none = difference_interval(found, found, metric, samples=20)
     assert (none.value, none.low, none.high, none.p_value) == (0, 0, 0, 1)
 
@@ -127,7 +128,7 @@ def test_ungrouped_folds_overstate_by_the_known_amount_and_say_so(opencell) -> N
     assert leak.ungrouped.mean == pytest.approx(expected.ungrouped, abs=0.01)
     assert leak.grouped.mean == pytest.approx(expected.grouped, abs=0.03)
     assert leak.overstatement.value == pytest.approx(expected.overstatement, abs=0.03)
-    assert leak.overstatement.low < expected.overstatement < leak.overstatement.high + 0.02
+    assert leak.overstatement.low < expected.overstatement < leak.overstatement.high
     assert leak.overstatement.low > 0.5
     assert leak.text().startswith("ungrouped folds overstate macro_f1_all: ")
     assert "cross folds" in leak.text()
@@ -142,6 +143,8 @@ def test_without_a_look_of_their_own_proteins_do_not_leak() -> None:
     leak, *_ = measure_leak(x, labels, groups, KNN, ProtocolOptions(thresholds="fixed"), samples=200)
     assert leak.overstatement.low < 0.02
     assert abs(leak.overstatement.value) < 0.05
+    clear = leak.overstatement.low > 0 or leak.overstatement.high < 0
+    assert ("do not measurably overstate" in leak.text()) is not clear
 
 
 def test_what_does_not_fit_is_refused() -> None:
