@@ -62,7 +62,9 @@ def frechet_of_images(page: Document, rounds: int) -> None:
     """Compare the distance of 165 and 20 image embeddings in 768 dimensions with the square-root form."""
     x, y = embeddings(165, 768, 0), embeddings(20, 768, 1) + 0.05
     times = paired(
-        {"square root": lambda: square_root_form(x, y), "emvfm": lambda: frechet_distance(x, y)}, rounds
+        {"square root": lambda: square_root_form(x, y), "emvfm": lambda: frechet_distance(x, y)},
+        rounds,
+        pause=0.3,
     )
     faster, slowest, fastest = times.ratio("square root", "emvfm")
     apart = abs(square_root_form(x, y) / frechet_distance(x, y) - 1)
@@ -83,7 +85,9 @@ def frechet_of_images(page: Document, rounds: int) -> None:
 def frechet_of_patches(page: Document, n: int = 100_000, dimension: int = 1024, rounds: int = 2) -> None:
     """Compare streaming the moments of n patch embeddings a domain with covariances of the whole arrays."""
     x, y = embeddings(n, dimension, 0), embeddings(n, dimension, 1) + np.float32(0.05)
-    times = paired({"whole": lambda: square_root_form(x, y), "streamed": lambda: streamed_form(x, y)}, rounds)
+    times = paired(
+        {"whole": lambda: square_root_form(x, y), "streamed": lambda: streamed_form(x, y)}, rounds, pause=0.3
+    )
     faster, slowest, fastest = times.ratio("whole", "streamed")
     apart = abs(square_root_form(x, y) / streamed_form(x, y) - 1)
     peaks = []
@@ -146,7 +150,8 @@ def main() -> None:
     page = Document(
         "Performance: domains",
         COMMAND,
-        "Candidates of a comparison take turns within one run. Embeddings are noise: time does not depend on their values.",
+        "Candidates of a comparison take turns within one run, the Fréchet distances with a pause of 0.3 s between them. "
+        "Embeddings are noise: time does not depend on their values.",
     )
     frechet_of_images(page, rounds=9)
     frechet_of_patches(page, given.patches, given.dimension, given.rounds)

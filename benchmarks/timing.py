@@ -27,12 +27,20 @@ class Paired:
         return float(np.median(ratios)), float(ratios.min()), float(ratios.max())
 
 
-def paired(candidates: Mapping[str, Callable[[], object]], rounds: int = 5) -> Paired:
-    """Time every candidate once a round, in an order that turns from round to round, after one warm-up round."""
+def paired(candidates: Mapping[str, Callable[[], object]], rounds: int = 5, *, pause: float = 0.0) -> Paired:
+    """Time every candidate once a round, in an order that turns from round to round, after one warm-up round.
+
+    Parameters
+    ----------
+    pause
+        Seconds before each: the threads of one linear algebra library spin for a while after their work, and would be
+        counted against the candidate that comes next.
+    """
     names = list(candidates)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for round_number in range(-1, rounds):
         for name in names[round_number % len(names) :] + names[: round_number % len(names)]:
+            time.sleep(pause)
             start = time.perf_counter()
             candidates[name]()
             if round_number >= 0:
