@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "domain": set(),
     "localization": {"segmentation"},  # Holm's correction
     "report": set(),
+    "representations": {"domain"},
     "studies": {
         "datasets",
         "backbones",
@@ -27,9 +28,15 @@ MAY_IMPORT = {
         "domain",
         "localization",
         "report",
+        "representations",
     },
 }
-FORBIDDEN = {"domain": {"torch", "zarr"}, "store": {"torch"}, "benchmarks": {"zarr"}}
+FORBIDDEN = {
+    "domain": {"torch", "zarr"},
+    "representations": {"torch", "zarr"},
+    "store": {"torch"},
+    "benchmarks": {"zarr"},
+}
 
 
 def _imports(path: Path) -> set[str]:

@@ -37,7 +37,8 @@ class CorrectionOptions:
     shrinkage
         Share in [0, 1] by which the variances are drawn towards their mean before `sphere` divides by them.
     ridge
-        Added to covariances of `tvn` and `coral`, as a share of the mean variance of an axis.
+        Weight of the prior in the covariance of a batch: of the mean variance of an axis (`tvn`), of the covariance
+        of all controls (`coral`).
     components
         Most axes of `tvn` and `pca-cs`, None for all.
     """
@@ -145,13 +146,15 @@ def fit_coral(groups: dict[str, Floats], options: CorrectionOptions) -> Fitted:
     means, centred, freedom = _centred(groups)
     found = spectrum(centred, freedom, eps=options.eps)  # refuses controls that do not vary
     target = centred.T @ centred / freedom
-    ridge = options.ridge * np.trace(target) / len(target) * np.eye(len(target))
-    colour = power(target + ridge, 0.5)
+    target += options.eps * np.trace(target) / len(target) * np.eye(len(target))
+    colour = power(target, 0.5)
     offset = np.concatenate(list(groups.values())).mean(axis=0)
     maps = {}
     for batch, rows in groups.items():
-        own = np.atleast_2d(np.cov(rows, rowvar=False))
-        maps[batch] = Affine(means[batch], power(own + ridge, -0.5) @ colour, offset)
+        # Drawn towards the target, not towards a sphere: a direction in which a batch of few controls happens not
+        # to vary would else be stretched to the target's full variance. Nothing grows by more than sqrt(1 + 1/ridge).
+        own = (np.atleast_2d(np.cov(rows, rowvar=False)) + options.ridge * target) / (1 + options.ridge)
+        maps[batch] = Affine(means[batch], power(own, -0.5) @ colour, offset)
     return maps, found.rank, found.condition
 
 

@@ -99,6 +99,14 @@ def test_coral_gives_every_batch_the_covariance_and_mean_of_all() -> None:
     np.testing.assert_allclose(first.mean(0), features[controls].mean(0), atol=1e-9)
 
 
+def test_coral_of_few_controls_stretches_no_direction_much() -> None:
+    features, controls, batches = plates(12, 40, seed=1)
+    scale = np.diag(np.logspace(0, 3, 40))
+    fitted = fit_correction("coral", features @ scale, controls, batches)
+    for mapped in fitted.maps.values():
+        assert np.linalg.svd(mapped.matrix, compute_uv=False)[0] <= np.sqrt(1 + 1 / 0.5) + 1e-6
+
+
 def test_pca_cs_scales_the_axes_on_each_batch() -> None:
     features, controls, batches = plates()
     out = correct("pca-cs", features, controls, batches, options=CorrectionOptions(components=3))
