@@ -20,6 +20,7 @@ from torch import Tensor
 from emvfm.backbones.canvas import Canvas
 from emvfm.backbones.preprocess import Preprocess
 from emvfm.errors import EmvfmError, RefusedError, UsageError
+from emvfm.segmentation.augmentation import all_dihedral
 from emvfm.segmentation.checkpoints import Segmenter
 from emvfm.segmentation.prediction_config import PredictConfig
 from emvfm.segmentation.prediction_input import Item, Source, open_plane
@@ -83,19 +84,6 @@ def _out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _orientations(pixels: Tensor) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
-    """Yield the eight turned and mirrored copies of ``(B, C, H, W)`` and what turns ``(B, H, W)`` back."""
-    for turns in range(4):
-        for mirrored in (False, True):
-            turned = torch.rot90(pixels, turns, (-2, -1))
-            copy = turned.flip(-1) if mirrored else turned
-
-            def back(values: Tensor, turns: int = turns, mirrored: bool = mirrored) -> Tensor:
-                return torch.rot90(values.flip(-1) if mirrored else values, -turns, (-2, -1))
-
-            yield copy, back
-
-
 class Windows:
     """Runs a model over windows of one size, in batches that shrink for good when memory ends.
 
@@ -155,10 +143,10 @@ class Windows:
         else:
             total = self._segmenter.window_probability(pixels)
         if self._tta:
-            copies = list(_orientations(pixels))[1:]  # the first is the window as it is
-            for copy, back in copies:
-                total = total + back(self._segmenter.window_probability(copy))
-            total = total / (1 + len(copies))
+            _, *turns = all_dihedral()  # the first is the window as it is
+            for turn in turns:
+                total = total + turn.inverse()(self._segmenter.window_probability(turn(pixels)))
+            total = total / (1 + len(turns))
         found = total.cpu().numpy()
         return [
             Answer(values, None if embeddings is None else embeddings[n]) for n, values in enumerate(found)
