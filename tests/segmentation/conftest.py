@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,3 +100,45 @@ def trained(whole: Callable[[TrainConfig], RunFolder], workspace: Workspace) -> 
 def small_backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     """The frozen backbone of `fast`; a test that adapts it takes one of its own."""
     return load_backbone(TrainConfig(**_FAST), Workspace(tmp_path_factory.mktemp("nothing")))
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from emvfm.config import read_yaml, resolve
+from emvfm.segmentation import batches
+from emvfm.segmentation.config import TrainConfig
+from emvfm.segmentation.training import train
+from emvfm.workspace import Workspace
+
+kind, seen = getattr(batches, sys.argv[3]), []
+draw = kind.batch
+
+def batch(self, picks, rng):
+    seen.append(1)
+    if len(seen) == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return draw(self, picks, rng)
+
+kind.batch = batch
+train(resolve(TrainConfig, flags=read_yaml(Path(sys.argv[1]))), Workspace(Path(sys.argv[2])))
+"""
+
+
+@pytest.fixture
+def kill_in_sixth_batch() -> Callable[[str, RunFolder, Workspace], None]:
+    """Train what a run trained in a process of its own, which dies while it draws its sixth batch."""
+
+    def kill(batches: str, run: RunFolder, workspace: Workspace) -> None:
+        arguments = [
+            sys.executable,
+            "-c",
+            _KILLED,
+            str(run.path / "config.yaml"),
+            str(workspace.root),
+            batches,
+        ]
+        process = subprocess.run(arguments, capture_output=True, timeout=120, check=False)
+        assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+
+    return kill

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,36 +92,14 @@ def test_an_interrupted_training_ends_with_the_same_bytes(
     assert run.metrics["train"]["steps"] == expected.metrics["train"]["steps"]
 
 
-_KILLED = """
-import os, signal, sys
-from pathlib import Path
-from emvfm.config import read_yaml, resolve
-from emvfm.segmentation.batches import ImageCrops
-from emvfm.segmentation.config import TrainConfig
-from emvfm.segmentation.training import train
-from emvfm.workspace import Workspace
-
-draw, seen = ImageCrops.batch, []
-
-def batch(self, picks, rng):
-    seen.append(1)
-    if len(seen) == 6:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return draw(self, picks, rng)
-
-ImageCrops.batch = batch
-train(resolve(TrainConfig, flags=read_yaml(Path(sys.argv[1]))), Workspace(Path(sys.argv[2])))
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["unet, warped, foreground", "full"])
-def test_a_killed_training_ends_with_the_same_bytes(workspace, whole, fast, mode: str) -> None:
+def test_a_killed_training_ends_with_the_same_bytes(
+    workspace, whole, fast, kill_in_sixth_batch, mode: str
+) -> None:
     config: TrainConfig = fast(**MODES[mode])
     expected = whole(config)
-    arguments = [sys.executable, "-c", _KILLED, str(expected.path / "config.yaml"), str(workspace.root)]
-    process = subprocess.run(arguments, capture_output=True, timeout=120, check=False)
-    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+    kill_in_sixth_batch("ImageCrops", expected, workspace)
     run = train(config, Workspace(workspace.root))
     assert run.path.name == expected.path.name
     assert _bytes(run) == _bytes(expected)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -175,36 +173,13 @@ def test_a_crash_between_the_best_head_and_the_checkpoint_changes_nothing(
     _assert_same(run, expected)
 
 
-_KILLED = """
-import os, signal, sys
-from dataclasses import fields
-from pathlib import Path
-from emvfm.config import read_yaml, resolve
-from emvfm.segmentation.batches import TokenCrops
-from emvfm.segmentation.config import TrainConfig
-from emvfm.segmentation.training import train
-from emvfm.workspace import Workspace
-
-draw, seen = TokenCrops.batch, []
-
-def batch(self, picks, rng):
-    seen.append(1)
-    if len(seen) == 6:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return draw(self, picks, rng)
-
-TokenCrops.batch = batch
-train(resolve(TrainConfig, flags=read_yaml(Path(sys.argv[1]))), Workspace(Path(sys.argv[2])))
-"""
-
-
 @pytest.mark.slow
-def test_a_killed_process_leaves_a_run_that_goes_on_to_the_same_weights(workspace, whole, fast) -> None:
+def test_a_killed_process_leaves_a_run_that_goes_on_to_the_same_weights(
+    workspace, whole, fast, kill_in_sixth_batch
+) -> None:
     config = fast()
     expected = whole(config)
-    arguments = [sys.executable, "-c", _KILLED, str(expected.path / "config.yaml"), str(workspace.root)]
-    process = subprocess.run(arguments, capture_output=True, timeout=120, check=False)
-    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+    kill_in_sixth_batch("TokenCrops", expected, workspace)
     (folder,) = workspace.runs.glob("*")
     assert folder.name == expected.path.name
     assert [row["step"] for row in RunFolder(folder).history()] == [3]
