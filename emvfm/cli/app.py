@@ -9,6 +9,7 @@ import typer
 from emvfm import __version__
 from emvfm.cli import (
     backbones,
+    bench,
     data,
     demo,
     doctor,
@@ -58,6 +59,7 @@ COMMANDS = (
     evaluate,
     predict,
     domain,
+    bench,
     study,
     report,
     doctor,
