@@ -1,9 +1,9 @@
 """The page docs/results.md: mitochondria in two EM datasets, by a frozen backbone, by LoRA, and by a U-Net.
 
-``python -m benchmarks.results --shared FOLDER`` composes Lucchi and VNC, trains on each, on both, on both with
-Lucchi's masks paired by text sorting, and on fewer and fewer slices; scores every model on test sections; and writes
-the page with seeds, n and intervals. Everything goes through the command line, as a user would do it; finished
-parts are not done again.
+``python -m benchmarks.results --shared FOLDER`` composes Lucchi and VNC, trains on each, on both, and on fewer and
+fewer slices; scores every model on test sections; and writes the page with seeds, n and intervals. Everything goes
+through the command line, as a user would do it; finished parts are not done again. What wrong pairs do to a model
+for both is the question of ``studies/mispairing.yaml``.
 """
 
 from __future__ import annotations
@@ -31,17 +31,14 @@ KINDS: dict[str, tuple[str, ...]] = {
     FROZEN: (),
     TOKENS: ("--head", "deconv", "--lr", "0.002", "--crop", "448", "--steps", "600"),
     LORA: ("--lora",),
-    UNET: ("--backbone", "unet"),
+    # Half the size and a narrow net: what a processor trains in the minutes that the frozen head takes.
+    UNET: ("--backbone", "unet", "--unet-width", "16", "--input-size", "x0.5", "--crop", "224", "--steps", "540"),
 }
-TOGETHER, MISPAIRED = ("lucchi", "vnc"), (WRONG, "vnc")
-ROWS = (
-    *(Row((name,), kind) for kind in KINDS for name in TESTS),
-    Row(TOGETHER, FROZEN),
-    Row(MISPAIRED, FROZEN),
-)
+TOGETHER = ("lucchi", "vnc")
+ROWS = (*(Row((name,), kind) for kind in KINDS for name in TESTS), Row(TOGETHER, FROZEN))
 FEW = (1, 2, 4, 8, 16, 32)
 CURVES = tuple(Row(("lucchi",), kind, n) for kind in (FROZEN, UNET) for n in FEW)
-FOLD_KINDS = (FROZEN, UNET)
+FOLD_KINDS = (FROZEN,)
 #: What was expected: row, test set, least mean IoU.
 BARS = (
     (Row(("lucchi",), FROZEN), "lucchi", 0.76),
@@ -159,7 +156,6 @@ def _comparison_section(page: Document, trained: Trained) -> None:
         ]
     for name in TESTS:
         pairs.append((f"both − {title((name,))} alone", Row(TOGETHER, FROZEN), Row((name,), FROZEN), name))
-        pairs.append(("both − both text-sorted", Row(TOGETHER, FROZEN), Row(MISPAIRED, FROZEN), name))
     table = []
     for what, first, second, test in pairs:
         if first in trained.runs and second in trained.runs:
@@ -193,10 +189,6 @@ def _bars_section(page: Document, trained: Trained) -> None:
                     _met(apart.value >= -0.05),
                 ]
             )
-    wrong = Row(MISPAIRED, FROZEN)
-    if wrong in trained.runs:
-        value = trained.estimate(wrong, "lucchi").value
-        table.append(["both text-sorted, on Lucchi", value, "< 0.15", _met(value < 0.15)])
     page.table(["what", "measured", "expected", "met"], table)
 
 

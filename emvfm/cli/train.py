@@ -24,7 +24,7 @@ _PANELS = {
     "Training": (
         *("loss", "class_weights", "sampling", "foreground_crops", "steps", "batch", "accumulate"),
         *("lr", "lora_lr", "full_lr", "layer_decay", "schedule", "warmup", "weight_decay"),
-        *("lora_weight_decay", "clip", "ema", "amp", "warm_start", "head_steps"),
+        *("lora_weight_decay", "clip", "ema", "amp", "warm_start", "head_steps", "warm_lr"),
     ),
     "Validation": ("validation", "evaluate_every", "select", "early_stop", "tensorboard"),
     "Augmentation": tuple(field.name for field in fields(Augmentation)),

@@ -242,7 +242,7 @@ def resolved(config: TrainConfig, train_slices: int) -> TrainConfig:
 _LORA = {*(field.name for field in fields(LoraOptions)), "lora_lr", "lora_weight_decay"}
 _FULL = {"full_lr", "layer_decay"}
 _UNET = {"unet_width", "unet_depth"}
-_START = {"warm_start", "head_steps"}
+_START = {"warm_start", "head_steps", "warm_lr"}
 _MOVED = {"warp", "rotation", "zoom", "elastic"}  # of images alone: tokens can't be moved
 _GREY = {field.name for field in fields(Augmentation)} - _MOVED - {"flips"}
 _BACKBONE = {field.name for field in fields(BackboneOptions)} - {"backbone", "input_size", "pixel_size"}

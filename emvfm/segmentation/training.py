@@ -151,7 +151,7 @@ def _train(training: _Training, run: RunFolder, draw: Draw | None) -> None:
     groups.append(
         {
             "params": list(model.head.parameters()),
-            "highest": config.lr / 4 if _starts_warm(config) else config.lr,  # a trained head needs less
+            "highest": config.warm_lr if _starts_warm(config) else config.lr,
             "weight_decay": config.weight_decay,
         }
     )

@@ -455,7 +455,7 @@ def test_the_adapter_drops_out_while_it_learns_and_never_while_it_is_judged(
 
 
 def test_a_warm_start_begins_with_the_head_of_the_frozen_run(workspace, elsewhere, fast, at_batch) -> None:
-    rates = {"lr": 1e-12, "lora_lr": 1e-12}
+    rates = {"warm_lr": 1e-12, "lora_lr": 1e-12}
     config = fast(lora=True, warm_start=True, steps=1, head_steps=5, evaluate_every=1, **rates)
     run = train(config, workspace)
     assert {p.name.split("-")[2] for p in workspace.runs.glob("*")} == {"frozen", "lora"}
