@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +14,17 @@ from emvfm.errors import CorruptError, MissingError, UsageError
 from emvfm.provenance import digest, sha256_file
 from emvfm.workspace import check_name, read_json, write_json, write_text
 
-__all__ = ["SPLITS", "Dataset", "Sample", "load_dataset", "save_dataset", "verify_files"]
+__all__ = [
+    "SPLITS",
+    "Dataset",
+    "Sample",
+    "check_fact",
+    "check_fact_names",
+    "fact_names",
+    "load_dataset",
+    "save_dataset",
+    "verify_files",
+]
 
 SCHEMA = 1
 #: ``gap`` holds slices next to a test or validation block: in no split, so that no neighbour leaks.
@@ -43,6 +53,9 @@ class Sample:
         Side of a pixel in nm, None where unknown.
     image_sha256, mask_sha256
         SHA-256 (hex) of the files' bytes.
+    facts
+        What else the manifest says of the sample, by the names of its further columns: label, well,
+        plate, compound, protein, patient; several labels are joined by ``;``, unknown is an empty text.
     """
 
     id: str
@@ -57,6 +70,7 @@ class Sample:
     pixel_size_nm: float | None
     image_sha256: str
     mask_sha256: str | None
+    facts: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -64,7 +78,8 @@ class Dataset:
     """A named set of samples under one folder.
 
     `meta` is what ``dataset.json`` holds beside the rows: ``source``, ``licence``, ``citation``,
-    ``pairing``, ``split`` (scheme, seed, gap), and ``audit`` (``passed``, ``refused`` or ``forced``).
+    ``pairing``, ``split`` (scheme, seed, gap), ``audit`` (``passed``, ``refused`` or ``forced``), and
+    ``channels``: a list of name, stain and wavelength_nm in the order of the files, where it is known.
     """
 
     name: str
@@ -95,7 +110,7 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what a study reads from here: content, pairing and splits, no names of files."""
+        """SHA-256 of what a study reads from here: content, pairing, splits and facts, no names of files."""
         return digest(
             sorted(
                 (
@@ -106,22 +121,87 @@ class Dataset:
                     s.volume,
                     -1 if s.z is None else s.z,
                     s.pixel_size_nm or 0.0,
+                    # Nothing without facts: datasets composed before there were any keep their digest.
+                    *sorted((name, value) for name, value in s.facts.items() if value),
                 )
                 for s in self.samples
             )
         )
 
 
-_COLUMNS = tuple(f.name for f in fields(Sample))
+_COLUMNS = tuple(f.name for f in fields(Sample) if f.name != "facts")
+_MOST_FACTS, _LONGEST_NAME, _LONGEST_VALUE = 1000, 100, 10_000
+
+
+def check_fact_names(names: Sequence[str], where: object = None) -> tuple[str, ...]:
+    """Return the names of further columns if a manifest can have them.
+
+    Raises
+    ------
+    CorruptError
+        A name is empty, repeated, one of the manifest's own, longer than 100 characters, or has characters
+        that are not printed, ``=`` or spaces at an end; or there are more than 1000.
+    """
+    if len(names) > _MOST_FACTS:
+        raise CorruptError("too many columns", where=where, got=len(names), expected=f"{_MOST_FACTS} at most")
+    seen: set[str] = set(_COLUMNS)
+    for name in names:
+        odd = not name or not name.isprintable() or name != name.strip() or "=" in name
+        if odd or len(name) > _LONGEST_NAME:
+            raise CorruptError(
+                "unusable name of a column",
+                where=where,
+                got=repr(name[: _LONGEST_NAME + 1]),
+                expected=f"1 to {_LONGEST_NAME} printed characters without '='",
+            )
+        if name in seen:
+            own = " of the manifest itself" if name in _COLUMNS else " twice"
+            raise CorruptError(f"a column{own}", where=where, got=repr(name), todo="rename it")
+        seen.add(name)
+    return tuple(names)
+
+
+def check_fact(name: str, value: str, where: object = None) -> str:
+    """Return what a further column says if it is one line of text of at most 10 000 characters.
+
+    Raises
+    ------
+    CorruptError
+        It is longer, or has control characters or halves of characters.
+    """
+    if len(value) > _LONGEST_VALUE or any(
+        ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000 for c in value
+    ):
+        raise CorruptError(
+            "unusable value of a column",
+            where=where,
+            got=f"{name} of {len(value)} characters, {value[:20]!r}",
+            expected=f"one line of at most {_LONGEST_VALUE} characters",
+        )
+    return value
+
+
+def fact_names(samples: Iterable[Sample]) -> tuple[str, ...]:
+    """Return the names of all facts of the samples, in the order in which they first occur."""
+    return tuple(dict.fromkeys(name for sample in samples for name in sample.facts))
 
 
 def save_dataset(dataset: Dataset) -> Dataset:
-    """Write ``manifest.csv`` and then ``dataset.json`` under ``dataset.root``; return the dataset."""
+    """Write ``manifest.csv`` and then ``dataset.json`` under ``dataset.root``; return the dataset.
+
+    Raises
+    ------
+    CorruptError
+        A fact has a name or a value that a manifest can't have.
+    """
+    names = check_fact_names(fact_names(dataset.samples), dataset.name)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    writer.writerow((*_COLUMNS, *names))
     for sample in dataset.samples:
-        writer.writerow(["" if (value := getattr(sample, c)) is None else value for c in _COLUMNS])
+        own = ["" if (value := getattr(sample, c)) is None else value for c in _COLUMNS]
+        facts = [check_fact(name, sample.facts.get(name, ""), sample.id) for name in names]
+        writer.writerow(own + facts)
     write_text(dataset.root / "manifest.csv", text.getvalue())
     write_json(
         dataset.root / "dataset.json",
@@ -130,7 +210,7 @@ def save_dataset(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def _sample(row: Mapping[str, str], where: str) -> Sample:
+def _sample(row: Mapping[str, str], names: Sequence[str], where: str) -> Sample:
     try:
         sample = Sample(
             id=row["id"],
@@ -145,7 +225,10 @@ def _sample(row: Mapping[str, str], where: str) -> Sample:
             pixel_size_nm=float(row["pixel_size_nm"]) if row["pixel_size_nm"] else None,
             image_sha256=row["image_sha256"],
             mask_sha256=row["mask_sha256"] or None,
+            facts={name: check_fact(name, row[name], where) for name in names},
         )
+    except CorruptError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptError("bad manifest row", where=where, got=error) from None
     if not all((sample.domain, sample.volume, sample.image, sample.image_sha256)) or None in row:
@@ -187,9 +270,13 @@ def load_dataset(root: Path) -> Dataset:
     try:
         reader = csv.DictReader(io.StringIO(manifest.read_text(encoding="utf-8"), newline=""))
         rows: Iterable[dict[str, str]] = list(reader)
+        header = list(reader.fieldnames or ())
     except (csv.Error, UnicodeDecodeError) as error:
         raise CorruptError("not a CSV manifest", where=manifest, got=error) from None
-    samples = tuple(_sample(row, f"{manifest}:{n}") for n, row in enumerate(rows, start=2))
+    if repeated := [name for name in _COLUMNS if header.count(name) > 1]:
+        raise CorruptError("a column twice", where=manifest, got=repeated[0])
+    names = check_fact_names([name for name in header if name not in _COLUMNS], manifest)
+    samples = tuple(_sample(row, names, f"{manifest}:{n}") for n, row in enumerate(rows, start=2))
     if len({s.id for s in samples}) != len(samples):
         raise CorruptError("a sample id occurs twice", where=manifest)
     dataset = Dataset(

@@ -135,3 +135,64 @@ def test_binary_manifest_and_no_manifest(dataset, tmp_path):
         load_dataset(dataset.root)
     with pytest.raises(MissingError, match="data compose"):
         load_dataset(tmp_path / "absent")
+
+
+def test_facts_come_back_and_belong_to_the_digest(dataset):
+    facts = [{"label": "nuclear;cytosol", "compound (µM)": "5, of 10"}, {"label": ""}, {}, {"well": "A01"}]
+    samples = tuple(replace(s, facts=f) for s, f in zip(dataset.samples, facts, strict=True))
+    told = save_dataset(replace(dataset, samples=samples))
+    again = load_dataset(dataset.root)
+    names = ["label", "compound (µM)", "well"]
+    assert [dict(s.facts) for s in again.samples] == [{n: f.get(n, "") for n in names} for f in facts]
+    assert again.digest == told.digest != dataset.digest
+    moved = replace(samples[3], facts={"plate": "A01"})
+    assert replace(dataset, samples=(*samples[:3], moved)).digest != told.digest
+    _edit(dataset, "A01", "A02")
+    with pytest.raises(CorruptError, match="changed or cut"):
+        load_dataset(dataset.root)
+
+
+def test_datasets_without_facts_keep_the_digest_they_had(dataset):
+    assert dataset.digest == "c7068fa1855e5a6fa01326e1194eb63e2f9d8834a332690d55b276fdd8b19a89"
+
+
+@pytest.mark.parametrize("name", ["", " label", "a\nb", "split", "a=b", "\x1b[31m", "n" * 101, "\u200bx"])
+def test_unusable_fact_names(dataset, name):
+    odd = replace(dataset, samples=(replace(dataset.samples[0], facts={name: "x"}), *dataset.samples[1:]))
+    with pytest.raises(CorruptError, match="column"):
+        save_dataset(odd)
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\0b", "\x1b[31m", "v" * 10_001, "\ud800"])
+def test_unusable_facts(dataset, value):
+    odd = replace(
+        dataset, samples=(replace(dataset.samples[0], facts={"label": value}), *dataset.samples[1:])
+    )
+    with pytest.raises(CorruptError, match="label"):
+        save_dataset(odd)
+
+
+@pytest.mark.parametrize(
+    ("header", "cells"),
+    [
+        ("label,label", ",a,a"),
+        ("split", ",train"),
+        ("", ","),
+        ("a\tb", ",x"),
+        ("label", ""),
+        ("label", ",a\x7fb"),
+    ],
+)
+def test_manifests_with_odd_columns_are_refused(dataset, header, cells):
+    path = dataset.root / "manifest.csv"
+    first, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([f"{first},{header}", *(row + cells for row in rows)]) + "\n")
+    with pytest.raises(CorruptError, match=r"manifest\.csv"):
+        load_dataset(dataset.root)
+
+
+def test_too_many_columns(dataset):
+    many = {f"c{n}": "x" for n in range(1001)}
+    odd = replace(dataset, samples=tuple(replace(s, facts=many) for s in dataset.samples))
+    with pytest.raises(CorruptError, match="too many columns"):
+        save_dataset(odd)
