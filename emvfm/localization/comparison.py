@@ -71,16 +71,19 @@ class Comparison:
 
     Attributes
     ----------
+    corrected, signed_ranks
+        None for a single split, which has no folds to test over.
     p_holm
-        Of the corrected t, after Holm's correction for all pairs compared together.
+        Of the corrected t (of the bootstrap for a single split), after Holm's correction for all pairs compared
+        together.
     """
 
     names: tuple[str, str]
     metric: str
     first: FoldMean
     second: FoldMean
-    corrected: CorrectedT
-    signed_ranks: Wilcoxon
+    corrected: CorrectedT | None
+    signed_ranks: Wilcoxon | None
     proteins: Interval
     p_holm: float
     n_compared: int
@@ -91,13 +94,25 @@ class Comparison:
 
     def text(self) -> str:
         """Return one line for a person."""
-        found, test = self.proteins, self.corrected
+        found, test, ranks = self.proteins, self.corrected, self.signed_ranks
         between = "" if found.low is None else f" [{found.low:+.4f}, {found.high:+.4f}] over proteins"
+        line = f"{self.names[0]} - {self.names[1]}: {self.metric} {found.value:+.4f}{between};"
+        holm = f"(Holm {self.p_holm:.3g} of {self.n_compared})"
+        if test is None or ranks is None:
+            return line + (
+                f" bootstrap p={self.p_value:.3g} {holm}; a single split says nothing of other trainings"
+            )
         return (
-            f"{self.names[0]} - {self.names[1]}: {self.metric} {test.difference:+.4f}{between};"
-            f" corrected t p={test.p_value:.3g} (Holm {self.p_holm:.3g} of {self.n_compared});"
-            f" Wilcoxon p={self.signed_ranks.p_value:.3g} (least {self.signed_ranks.smallest:.3g})"
+            f"{line} corrected t p={test.p_value:.3g} {holm};"
+            f" Wilcoxon p={ranks.p_value:.3g} (least {ranks.smallest:.3g})"
         )
+
+    @property
+    def p_value(self) -> float:
+        """Of the corrected t, for a single split of the bootstrap; 1 where there is neither."""
+        if self.corrected is not None:
+            return self.corrected.p_value
+        return 1.0 if self.proteins.p_value is None else self.proteins.p_value
 
 
 def corrected_t(differences: Sequence[float], ratio: float, *, level: float = 0.95) -> CorrectedT:
@@ -198,7 +213,7 @@ def compare(
     Raises
     ------
     RefusedError
-        When the runs have other folds or other labels, or fewer than two folds have the score.
+        When the runs have other folds or other labels, or fewer than two of several folds have the score.
     UsageError
         For a metric that is none, or an option out of range.
     """
@@ -214,13 +229,16 @@ def compare(
         for x, y in zip(means[0].values, means[1].values, strict=True)
         if x is not None and y is not None
     ]
+    proteins = difference_interval(a, b, metric, samples=samples, level=level, seed=seed)
+    if first.folds.k == 1:
+        single = Comparison(names, metric, *means, None, None, proteins, 1.0, 1)
+        return replace(single, p_holm=single.p_value)
     if len(differences) < 2:
         raise RefusedError(
             "too few folds have the score", where=metric, got=len(differences), expected="2 or more"
         )
     ratio = 1 / (first.folds.k - 1)
     corrected = corrected_t(differences, ratio, level=level)
-    proteins = difference_interval(a, b, metric, samples=samples, level=level, seed=seed)
     return Comparison(names, metric, *means, corrected, wilcoxon(differences), proteins, corrected.p_value, 1)
 
 
@@ -255,5 +273,5 @@ def compare_all(
         compare(runs[a], runs[b], metric, names=(a, b), samples=samples, level=level, seed=seed)
         for a, b in pairs
     ]
-    raised = holm([one.corrected.p_value for one in found])
+    raised = holm([one.p_value for one in found])
     return tuple(replace(one, p_holm=p, n_compared=len(found)) for one, p in zip(found, raised, strict=True))

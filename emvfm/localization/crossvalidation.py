@@ -1,31 +1,31 @@
-"""The whole protocol: folds, inner split, representation and head, thresholds, scores; and what a leak adds."""
+"""The whole protocol: folds, inner split, representation and head, thresholds, scores."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from emvfm.errors import RefusedError, UsageError
-from emvfm.localization.aggregation import aggregate, aggregate_labels
-from emvfm.localization.folds import FoldReport, Folds, inner_split, make_folds
-from emvfm.localization.heads import Training, fit_head, needs_validation
+from emvfm.localization.aggregation import aggregate_labels, aggregate_levels
+from emvfm.localization.epochs import Training
+from emvfm.localization.folds import Folds, group_numbers, inner_split, make_folds
+from emvfm.localization.heads import fit_head, needs_validation
 from emvfm.localization.metrics import METRICS, Scores, score
 from emvfm.localization.options import HeadOptions, ProtocolOptions
 from emvfm.localization.predictions import (
     FoldMean,
     Interval,
     Predictions,
-    difference_interval,
     fold_values,
     mean_interval,
 )
-from emvfm.localization.thresholds import Thresholds, fixed_thresholds, tune_thresholds
+from emvfm.localization.thresholds import Thresholds, fixed_thresholds, likeliest, tune_thresholds
 
-__all__ = ["CrossValidation", "FoldRun", "Leak", "cross_validate", "measure_leak"]
+__all__ = ["CrossValidation", "FoldRun", "cross_validate"]
 
 Rows = NDArray[np.intp]
 
@@ -54,9 +54,9 @@ class CrossValidation:
     Attributes
     ----------
     predictions
-        Out of fold, in the order of the rows (at level group: fold by fold, proteins by name).
+        Out of fold, in the order of the rows (at other levels: fold by fold, units by name).
     row_scores
-        ``(N, L)`` out-of-fold probabilities of the rows, whatever the level.
+        ``(N, L)`` out-of-fold probabilities of the rows, whatever the level; NaN for rows that no fold tests.
     pooled
         Scores of all out-of-fold predictions together; the mean over folds is in `means`.
     """
@@ -102,6 +102,8 @@ def cross_validate(
     *,
     folds: Folds | None = None,
     names: Sequence[str] | None = None,
+    units: ArrayLike | None = None,
+    learn_from: Callable[[int, Rows], Rows] | None = None,
     device: str = "cpu",
     progress: Callable[[FoldRun], None] | None = None,
 ) -> CrossValidation:
@@ -122,6 +124,11 @@ def cross_validate(
         Of another run, to compare with; made anew by default.
     names
         Of the classes.
+    units
+        ``(N,)`` what is scored at level unit, such as the field of each cell; each lies in one protein. At level
+        group, scores are joined to units first.
+    learn_from
+        Given the number of a fold and its training rows, which of them to learn from; all by default.
     progress
         Called after each fold.
 
@@ -143,39 +150,29 @@ def cross_validate(
         )
     elif len(folds.fold) != len(truth):
         raise RefusedError("folds of other rows", where="folds", got=len(folds.fold), expected=len(truth))
+    if protocol.level == "unit" and units is None:
+        raise UsageError("no units to score", where="level", got="unit", todo="give units")
+    joining = _Joining(protocol, None if units is None else group_numbers(units), bool(head.single))
     classes = [str(i) for i in range(truth.shape[1])] if names is None else [str(name) for name in names]
     row_scores = np.full(truth.shape, np.nan)
     runs, parts = [], []
     for i, (train, test) in enumerate(folds):
+        chosen = train if learn_from is None else learn_from(i, train)
         run, part, row_scores[test] = _one_fold(
-            embeddings, truth, folds, i, train, test, head, protocol, classes, device
+            embeddings, truth, folds, i, chosen, test, head, joining, classes, device
         )
         runs.append(run)
         parts.append(part)
         if progress is not None:
             progress(run)
-    found = Predictions(
-        *(
-            np.concatenate([getattr(p, f) for p in parts])
-            for f in ("labels", "scores", "decided", "group", "fold")
-        )
-    )
-    if protocol.level == "row":
-        order = np.argsort(np.concatenate([test for _, test in folds]))
-        found = Predictions(
-            found.labels[order],
-            found.scores[order],
-            found.decided[order],
-            found.group[order],
-            found.fold[order],
-        )
+    found = _together(parts, in_order=protocol.level == "row")
     pooled = score(
         found.labels,
         found.scores,
         found.decided,
         names=classes,
         groups=found.group,
-        protocol=_said(folds, protocol),
+        protocol=_said(folds, protocol, head),
     )
     means = tuple(FoldMean.of_values(m, [run.scores.value(m) for run in runs]) for m in METRICS)
     return CrossValidation(
@@ -183,13 +180,52 @@ def cross_validate(
     )
 
 
-def _said(folds: Folds, protocol: ProtocolOptions) -> str:
+def _together(parts: Sequence[Predictions], *, in_order: bool) -> Predictions:
+    """Join the predictions of all folds, in the order of rows or fold by fold, proteins numbered without gaps."""
+    columns = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts])
+        for field in fields(Predictions)
+    }
+    if in_order:
+        order = np.argsort(columns["unit"], kind="stable")
+        columns = {name: column[order] for name, column in columns.items()}
+    columns["group"] = group_numbers(columns["group"])
+    return Predictions(**columns)
+
+
+def _said(folds: Folds, protocol: ProtocolOptions, head: HeadOptions) -> str:
     kind = "grouped by protein" if folds.grouped else "NOT grouped by protein"
-    level = "rows" if protocol.level == "row" else f"proteins ({protocol.aggregation} of rows)"
+    how = f" ({protocol.aggregation} of rows)"
+    level = {"row": "rows", "unit": "units" + how, "group": "proteins" + how}[protocol.level]
     tuned = (
         protocol.thresholds if protocol.thresholds == "fixed" else f"{protocol.thresholds} on an inner split"
     )
-    return f"{folds.k} folds {kind}, out-of-fold scores of {level}, thresholds {tuned}, seed {protocol.seed}"
+    decided = "the likeliest class predicted" if head.single else f"thresholds {tuned}"
+    many = "one split" if folds.k == 1 else f"{folds.k} folds"
+    return f"{many} {kind}, out-of-fold scores of {level}, {decided}, seed {protocol.seed}"
+
+
+@dataclass(frozen=True)
+class _Joining:
+    """How rows become what is scored: rows, units of them, or proteins."""
+
+    protocol: ProtocolOptions
+    units: Rows | None
+    single: bool
+
+    def __call__(
+        self, truth: NDArray[np.bool_], scores: NDArray[np.float64], group: Rows, rows: Rows
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float64], Rows, Rows]:
+        """Return labels, scores, protein and number of each scored unit of `rows`."""
+        level, how = self.protocol.level, self.protocol.aggregation
+        if level == "row":
+            return truth, scores, group, rows
+        levels = [group] if self.units is None else [self.units[rows], group]
+        joined = aggregate_levels(scores, levels, how)[0 if level == "unit" else -1]
+        owner = levels[0] if level == "unit" else group
+        first = np.unique(owner, return_index=True)[1]
+        labels = aggregate_labels(truth, owner, differing="refuse" if self.single else "any")
+        return labels, joined.scores, group[first], joined.names.astype(np.intp)
 
 
 def _one_fold(
@@ -200,12 +236,13 @@ def _one_fold(
     train: Rows,
     test: Rows,
     head: HeadOptions,
-    protocol: ProtocolOptions,
+    joining: _Joining,
     names: Sequence[str],
     device: str,
 ) -> tuple[FoldRun, Predictions, NDArray[np.float64]]:
+    protocol = joining.protocol
     seed = int(np.random.SeedSequence([protocol.seed, i]).generate_state(1)[0])
-    tuned = protocol.thresholds != "fixed"
+    tuned = protocol.thresholds != "fixed" and not head.single
     fit, held = train, np.zeros(0, np.intp)
     if tuned or needs_validation(head):
         fit, held = inner_split(
@@ -220,95 +257,15 @@ def _one_fold(
     watched = (embeddings[held], truth[held]) if needs_validation(head) else None
     fitted = fit_head(embeddings[fit], truth[fit], head, validation=watched, seed=seed, device=device)
     if tuned:
-        inner = _units(truth[held], fitted.scores(embeddings[held]), folds.group[held], protocol)
+        inner = joining(truth[held], fitted.scores(embeddings[held]), folds.group[held], held)
         thresholds = tune_thresholds(inner[0], inner[1], protocol.thresholds, fixed=protocol.fixed)
     else:
-        thresholds = fixed_thresholds(truth.shape[1], protocol.fixed)
+        thresholds = likeliest() if head.single else fixed_thresholds(truth.shape[1], protocol.fixed)
     rows = fitted.scores(embeddings[test])
-    labels, scores, group = _units(truth[test], rows, folds.group[test], protocol)
+    labels, scores, group, unit = joining(truth[test], rows, folds.group[test], test)
     decided = thresholds.decide(scores)
     said = f"test rows of fold {i + 1} of {folds.k}"
     scored = score(labels, scores, decided, names=names, groups=group, protocol=said)
     run = FoldRun(i, seed, len(fit), len(held), thresholds, fitted.training, scored)
-    return run, Predictions(labels, scores, decided, group, np.full(len(group), i, np.intp)), rows
-
-
-def _units(
-    truth: NDArray[np.bool_], scores: NDArray[np.float64], group: Rows, protocol: ProtocolOptions
-) -> tuple[NDArray[np.bool_], NDArray[np.float64], Rows]:
-    """Return labels, scores and protein of what is scored: rows, or proteins."""
-    if protocol.level == "row":
-        return truth, scores, group
-    joined = aggregate(scores, group, protocol.aggregation)
-    return aggregate_labels(truth, group, differing="any"), joined.scores, joined.names.astype(np.intp)
-
-
-@dataclass(frozen=True)
-class Leak:
-    """What ungrouped folds add to a score of the same head on the same rows.
-
-    Attributes
-    ----------
-    overstatement
-        Ungrouped minus grouped, with an interval over proteins, positive where the score looks better than it is
-        for a metric that is better when high.
-    """
-
-    metric: str
-    grouped: FoldMean
-    ungrouped: FoldMean
-    overstatement: Interval
-    folds: FoldReport
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as strict JSON types."""
-        return asdict(self) | {"overstatement": self.overstatement.to_json()}
-
-    def text(self) -> str:
-        """Return one line for a person."""
-        found, report = self.overstatement, self.folds
-        between = "" if found.low is None else f" [{found.low:+.4f}, {found.high:+.4f}]"
-        good = METRICS[self.metric]
-        ends = [good * end for end in (found.low, found.high) if end is not None] or [good * found.value]
-        verb = (
-            "overstate" if min(ends) > 0 else "understate" if max(ends) < 0 else "do not measurably overstate"
-        )
-        return (
-            f"ungrouped folds {verb} {self.metric}: {self.ungrouped.mean:.4f} against {self.grouped.mean:.4f} with"
-            f" whole proteins ({found.value:+.4f}{between}); {report.crossing_groups} of {report.n_groups} proteins"
-            f" cross folds, {report.seen_rows:.0%} of the rows have a sibling in training"
-        )
-
-
-def measure_leak(
-    embeddings: NDArray[np.floating],
-    labels: ArrayLike,
-    groups: ArrayLike,
-    head: HeadOptions | None = None,
-    protocol: ProtocolOptions | None = None,
-    *,
-    metric: str = "macro_f1_present",
-    samples: int = 1000,
-    level: float = 0.95,
-    device: str = "cpu",
-) -> tuple[Leak, CrossValidation, CrossValidation]:
-    """Run the protocol with folds by protein and with folds by row, and compare.
-
-    Parameters are those of :func:`cross_validate`; `samples` and `level` are of the interval over proteins.
-
-    Returns
-    -------
-    tuple
-        The leak, the grouped run, the ungrouped run.
-    """
-    protocol = protocol or ProtocolOptions()
-    runs = [
-        cross_validate(embeddings, labels, groups, head, replace(protocol, grouped=grouped), device=device)
-        for grouped in (True, False)
-    ]
-    grouped, ungrouped = runs
-    added = difference_interval(
-        ungrouped.predictions, grouped.predictions, metric, samples=samples, level=level, seed=protocol.seed
-    )
-    leak = Leak(metric, grouped.mean(metric), ungrouped.mean(metric), added, ungrouped.folds.report)
-    return leak, grouped, ungrouped
+    found = Predictions(labels, scores, decided, group, np.full(len(group), i, np.intp), unit)
+    return run, found, rows

@@ -19,7 +19,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from emvfm.errors import RefusedError, UsageError
 
-__all__ = ["FoldReport", "Folds", "group_numbers", "inner_split", "make_folds", "stratify"]
+__all__ = [
+    "FoldReport",
+    "Folds",
+    "Rows",
+    "fold_report",
+    "group_numbers",
+    "inner_split",
+    "make_folds",
+    "stratify",
+    "stratify_rows",
+]
 
 Rows = NDArray[np.intp]
 
@@ -42,7 +52,7 @@ class FoldReport:
     crossing_groups
         Proteins with rows in more than one fold; 0 for grouped folds.
     seen_rows
-        Share of all rows that are tested after another row of their protein was in training.
+        Share of the tested rows that are tested after another row of their protein was in training.
     empty
         (fold, class) pairs where the fold's test rows have no positive of a class that has one elsewhere.
     """
@@ -68,15 +78,20 @@ class FoldReport:
         """Return one line for a person."""
         rows = f"{min(self.rows)}" + (f" to {max(self.rows)}" if min(self.rows) < max(self.rows) else "")
         line = f"{self.k} folds of {rows} rows, {self.n_groups} proteins"
+        if self.k == 1:
+            line = f"one split: {self.rows[0]} of {self.n} rows tested, {self.n_groups} proteins"
         if self.crossing_groups:
             line += (
-                f"; {self.crossing_groups} proteins cross folds and {self.seen_rows:.0%} of the rows are tested"
+                f"; {self.crossing_groups} proteins cross folds and {self.seen_rows:.0%} of the test rows are tested"
                 " after a sibling was in training: scores are too high for new proteins"
             )
         else:
-            line += ", none in two folds"
+            line += ", none on both sides" if self.k == 1 else ", none in two folds"
         lacking = len({fold for fold, _ in self.empty})
-        return line + (f"; {lacking} of the folds have no positive of some class" if lacking else "")
+        if not lacking:
+            return line
+        whose = "it has" if self.k == 1 else f"{lacking} of the folds have"
+        return f"{line}; {whose} no positive of some class"
 
 
 @dataclass(frozen=True)
@@ -86,7 +101,7 @@ class Folds:
     Attributes
     ----------
     fold, group
-        ``(N,)`` int: fold that tests a row, and the number of its protein.
+        ``(N,)`` int: fold that tests a row, -1 for one that is only learnt from; and the number of its protein.
     """
 
     fold: Rows
@@ -218,8 +233,8 @@ def make_folds(
     if n_units < k:
         kind = "proteins" if grouped else "rows"
         raise RefusedError(f"fewer {kind} than folds", where="folds", got=n_units, expected=f"at least {k}")
-    fold = _stratify_rows(truth, unit, [1 / k] * k, order, seed)
-    return Folds(fold, group, k, grouped, order, seed, _report(truth, group, fold, k, grouped))
+    fold = stratify_rows(truth, unit, [1 / k] * k, order, seed)
+    return Folds(fold, group, k, grouped, order, seed, fold_report(truth, group, fold, k, grouped))
 
 
 def inner_split(
@@ -251,7 +266,7 @@ def inner_split(
         raise UsageError("not a fraction", where="inner split", got=fraction, expected="between 0 and 1")
     truth, group = np.asarray(labels)[chosen].astype(bool), group_numbers(np.asarray(groups)[chosen])
     unit = group if grouped else np.arange(len(chosen))
-    side = _stratify_rows(truth, unit, [1 - fraction, fraction], order, seed)
+    side = stratify_rows(truth, unit, [1 - fraction, fraction], order, seed)
     fit, validation = chosen[side == 0], chosen[side == 1]
     if not len(fit) or not len(validation):
         got = f"{len(np.unique(unit))} proteins"
@@ -259,19 +274,22 @@ def inner_split(
     return fit, validation
 
 
-def _stratify_rows(
+def stratify_rows(
     truth: NDArray[np.bool_], unit: Rows, shares: Sequence[float], order: int, seed: int
 ) -> Rows:
+    """Deal rows with labels ``(N, L)`` out to folds by shares; rows of one unit stay together."""
     names, number = np.unique(unit, return_inverse=True)
     table = np.zeros((len(names), truth.shape[1]))
     np.add.at(table, number, truth)
     return stratify(table, np.bincount(number), shares, order=order, seed=seed)[number]
 
 
-def _report(truth: NDArray[np.bool_], group: Rows, fold: Rows, k: int, grouped: bool) -> FoldReport:
-    rows = np.bincount(fold, minlength=k)
+def fold_report(truth: NDArray[np.bool_], group: Rows, fold: Rows, k: int, grouped: bool) -> FoldReport:
+    """Describe folds ``(N,)`` of rows with labels ``(N, L)`` and proteins ``(N,)``; see :class:`FoldReport`."""
+    tested = fold >= 0
+    rows = np.bincount(fold[tested], minlength=k)
     positives = np.stack([truth[fold == i].sum(axis=0) for i in range(k)])
-    total = positives.sum(axis=0)
+    total = truth.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         odds = positives / (rows[:, None] - positives)
         gaps = np.abs(odds - total / (len(truth) - total))
@@ -286,11 +304,11 @@ def _report(truth: NDArray[np.bool_], group: Rows, fold: Rows, k: int, grouped: 
         n=len(truth),
         n_groups=len(spread),
         rows=tuple(rows.tolist()),
-        groups=tuple(np.bincount(in_fold[:, 1], minlength=k).tolist()),
+        groups=tuple(np.bincount(in_fold[in_fold[:, 1] >= 0, 1], minlength=k).tolist()),
         positives=tuple(tuple(row) for row in positives.tolist()),
         label_deviation=float(gaps.mean()) if len(gaps) else 0.0,
-        row_deviation=float(np.abs(rows - len(truth) / k).mean()),
+        row_deviation=float(np.abs(rows - tested.sum() / k).mean()),
         crossing_groups=int((spread > 1).sum()),
-        seen_rows=float((spread[group] > 1).mean()),
+        seen_rows=float((spread[group[tested]] > 1).mean()),
         empty=tuple((int(i), int(j)) for i, j in lacking),
     )

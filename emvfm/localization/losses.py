@@ -1,4 +1,4 @@
-"""Losses of multi-label heads, of logits; the mean over rows and classes in float32."""
+"""Losses of heads, of logits: the mean over rows and classes, or over rows where classes compete; in float32."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from emvfm.localization.options import HeadOptions
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["asymmetric_loss", "bce_loss", "focal_loss", "loss_of"]
+__all__ = ["asymmetric_loss", "bce_loss", "focal_loss", "loss_of", "softmax_loss"]
 
 
 def bce_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -63,14 +63,30 @@ def asymmetric_loss(
     return -torch.where(labels > 0.5, positive, negative).mean()
 
 
+def softmax_loss(logits: torch.Tensor, labels: torch.Tensor, *, gamma: float = 0.0) -> torch.Tensor:
+    """Return the mean over rows of -(1 - p)^gamma log p, where p is the softmax probability of a row's one label.
+
+    0 is the cross-entropy; above that the focal loss of competing classes (arXiv 1708.02002, eq. 5, softmax), whose
+    alpha has no place here: there are no negatives.
+    """
+    log_p = (logits.log_softmax(dim=1) * labels).sum(dim=1)
+    if gamma == 0:
+        return -log_p.mean()
+    return -((-log_p.expm1()).clamp(min=0).pow(gamma) * log_p).mean()
+
+
 def loss_of(logits: torch.Tensor, labels: torch.Tensor, options: HeadOptions) -> torch.Tensor:
     """Return the loss that the options name.
 
     Raises
     ------
     UsageError
-        For a name that is none.
+        For a name that is none, or the asymmetric loss of competing classes, which has no easy negatives.
     """
+    if options.single:
+        if options.loss == "asymmetric":
+            raise UsageError("the asymmetric loss is for several labels", where="loss", expected="bce, focal")
+        return softmax_loss(logits, labels, gamma=options.focal_gamma if options.loss == "focal" else 0.0)
     if options.loss == "bce":
         return bce_loss(logits, labels)
     if options.loss == "focal":

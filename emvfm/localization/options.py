@@ -24,11 +24,17 @@ class HeadOptions:
     head: Annotated[Literal["mlp", "linear", "logreg", "knn"], Doc("What is trained on the embeddings.")] = (
         "mlp"
     )
+    single: Annotated[
+        bool | None,
+        Doc(
+            "One label a row: classes compete by softmax and the likeliest is predicted. Unset: as the data are."
+        ),
+    ] = None
     standardise: Annotated[bool, Doc("Scale each feature to mean 0, variance 1 of the fitted rows.")] = True
     pca: Annotated[int, Ge(0), Doc("Principal components to keep; 0 keeps the features.")] = 0
     hidden: Annotated[tuple[int, ...], Doc("Widths of the hidden layers of mlp.")] = (512, 256)
     dropout: Annotated[float, Ge(0), Lt(1), Doc("After each hidden layer of mlp.")] = 0.5
-    loss: Annotated[Loss, Doc("Of mlp and linear.")] = "bce"
+    loss: Annotated[Loss, Doc("Of mlp and linear; bce is cross-entropy with --single.")] = "bce"
     focal_gamma: Annotated[float, Ge(0), Doc("Focusing of the focal loss.")] = 2.0
     focal_alpha: Annotated[float, Gt(0), Lt(1), Doc("Weight of positives in the focal loss.")] = 0.25
     gamma_negative: Annotated[float, Ge(0), Doc("Focusing of negatives in the asymmetric loss.")] = 4.0
@@ -75,9 +81,12 @@ class ProtocolOptions:
         Lt(1),
         Doc("Share of the training rows for stopping and thresholds, where these are needed."),
     ] = 0.15
-    level: Annotated[Literal["row", "group"], Doc("Score rows (cells, fields), or proteins.")] = "row"
+    level: Annotated[
+        Literal["row", "unit", "group"],
+        Doc("Score rows (such as cells), units of them (fields), or proteins."),
+    ] = "row"
     aggregation: Annotated[
-        Literal["mean", "max", "noisy-or"], Doc("How rows become proteins at level group.")
+        Literal["mean", "max", "noisy-or"], Doc("How the scores of rows become those of units or proteins.")
     ] = "mean"
     seed: Annotated[int, Ge(0), Doc("Of folds, inner splits, heads and resampling.")] = 0
 

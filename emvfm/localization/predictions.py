@@ -48,6 +48,8 @@ class Predictions:
         ``(M, L)`` bool, float64, bool.
     group, fold
         ``(M,)`` int: protein of each unit, and the fold that tested it.
+    unit
+        ``(M,)`` int: number of what was scored (row, unit or protein) among those that the protocol was given.
     """
 
     labels: NDArray[np.bool_]
@@ -55,6 +57,7 @@ class Predictions:
     decided: NDArray[np.bool_]
     group: NDArray[np.intp]
     fold: NDArray[np.intp]
+    unit: NDArray[np.intp]
 
     @property
     def folds(self) -> int:

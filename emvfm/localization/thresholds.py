@@ -1,4 +1,4 @@
-"""Where a score becomes a decision: fixed, one for all classes, or one a class.
+"""Where a score becomes a decision: fixed, one for all classes, or one a class; the likeliest of competing classes.
 
 Thresholds are tuned on an inner validation split of the training rows. The functions here take only that
 split's labels and scores; test rows have no way in.
@@ -7,7 +7,7 @@ split's labels and scores; test rows have no way in.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,21 +15,22 @@ from numpy.typing import ArrayLike, NDArray
 from emvfm.errors import UsageError
 from emvfm.localization.metrics import check_pair
 
-__all__ = ["ThresholdRule", "Thresholds", "fixed_thresholds", "tune_thresholds"]
+__all__ = ["ThresholdRule", "Thresholds", "fixed_thresholds", "likeliest", "tune_thresholds"]
 
-ThresholdRule = Literal["fixed", "global", "per-class"]
+ThresholdRule = Literal["fixed", "global", "per-class", "likeliest"]
+_TUNED = ("fixed", "global", "per-class")
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """A decision rule: a class is predicted where its score is above its threshold.
+    """A decision rule: a class is predicted where its score is above its threshold, or where it is the highest.
 
     Attributes
     ----------
     rule
         How the thresholds came about.
     values
-        One a class.
+        One a class; none for ``likeliest``.
     tuned_on
         Rows they were tuned on; 0 for fixed ones.
     too_rare
@@ -50,6 +51,8 @@ class Thresholds:
             When there is not one column a class.
         """
         values = np.asarray(scores, np.float64)
+        if self.rule == "likeliest" and values.ndim == 2:
+            return np.asarray(np.arange(values.shape[1]) == values.argmax(axis=1)[:, None])
         if values.ndim != 2 or values.shape[1] != len(self.values):
             raise UsageError("not one score a class", got=values.shape, expected=f"(N, {len(self.values)})")
         return values > np.array(self.values)
@@ -62,6 +65,11 @@ class Thresholds:
 def fixed_thresholds(n_classes: int, value: float = 0.5) -> Thresholds:
     """Return the same threshold for all classes, 0.5 as DINO4Cells has it."""
     return Thresholds("fixed", (float(value),) * n_classes)
+
+
+def likeliest() -> Thresholds:
+    """Return the rule for rows with one label: the class with the highest score, the first of equal ones."""
+    return Thresholds("likeliest", ())
 
 
 def tune_thresholds(
@@ -92,9 +100,8 @@ def tune_thresholds(
     UsageError
         For another rule, or arrays that do not fit.
     """
-    if rule not in get_args(ThresholdRule):
-        expected = ", ".join(get_args(ThresholdRule))
-        raise UsageError("no such rule", where="thresholds", got=rule, expected=expected)
+    if rule not in _TUNED:
+        raise UsageError("no such rule", where="thresholds", got=rule, expected=", ".join(_TUNED))
     truth, values = check_pair(labels, scores)
     n, n_classes = truth.shape
     if rule == "fixed":

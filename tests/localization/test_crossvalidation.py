@@ -10,7 +10,8 @@ import pytest
 from sklearn.metrics import f1_score
 
 from emvfm.errors import RefusedError, UsageError
-from emvfm.localization.crossvalidation import cross_validate, measure_leak
+from emvfm.localization.crossvalidation import cross_validate
+from emvfm.localization.leak import measure_leak
 from emvfm.localization.metrics import METRICS
 from emvfm.localization.options import HeadOptions, ProtocolOptions
 from emvfm.localization.predictions import difference_interval, fold_values, mean_interval
@@ -107,7 +108,7 @@ def test_intervals_over_proteins_are_those_of_a_loop(metric, proteins) -> None:
     replicates = []
     for draw in draws:
         rows = np.concatenate([np.repeat(np.flatnonzero(found.group == g), n) for g, n in enumerate(draw)])
-        parts = {f: getattr(found, f)[rows] for f in ("labels", "scores", "decided", "group", "fold")}
+        parts = {f: getattr(found, f)[rows] for f in ("labels", "scores", "decided", "group", "fold", "unit")}
         replicates.append(fold_values(type(found)(**parts), metric).mean)
     assert (estimate.low, estimate.high) == pytest.approx(np.quantile(replicates, [0.025, 0.975]), abs=1e-12)
     assert estimate.low <= estimate.value <= estimate.high

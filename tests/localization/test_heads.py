@@ -16,7 +16,8 @@ from torchvision.ops import sigmoid_focal_loss
 
 from emvfm.config import resolve, to_dict
 from emvfm.errors import EmvfmError, RefusedError, UsageError
-from emvfm.localization.heads import balanced_rows, build_head, fit_head
+from emvfm.localization.epochs import balanced_rows, build_head
+from emvfm.localization.heads import fit_head
 from emvfm.localization.losses import asymmetric_loss, bce_loss, focal_loss, loss_of
 from emvfm.localization.options import PRESETS, HeadOptions, preset
 from emvfm.localization.representation import fit_representation
