@@ -18,7 +18,7 @@ candidate, and what is both positive and negative is positive.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from scipy import sparse
 
 from emvfm.errors import UsageError
 
-__all__ = ["VERBS", "Pairing", "Rule", "Table", "parse_rule"]
+__all__ = ["VERBS", "Pairing", "Rule", "Table", "find_column", "parse_rule"]
 
 Table = Mapping[str, Sequence[object]]
 Mask = NDArray[np.bool_]
@@ -83,12 +83,28 @@ def parse_rule(text: str) -> Rule:
     return Rule(tuple(terms), text)
 
 
+def find_column(names: Iterable[str], name: str, where: str) -> str:
+    """Return the column that is meant by a name; case does not count where only one fits.
+
+    Raises
+    ------
+    UsageError
+        There is none.
+    """
+    known = list(names)
+    if name in known:
+        return name
+    close = [own for own in known if own.lower() == name.lower()]
+    if len(close) != 1:
+        raise UsageError("no such column", where=where, got=name, expected=", ".join(known))
+    return close[0]
+
+
 def _column(table: Table, name: str, where: str) -> list[str | None]:
     """Return a column as text, None where the value is missing."""
-    if name not in table:
-        raise UsageError("no such column", where=where, got=name, expected=", ".join(table))
+    values = table[find_column(table, name, where)]
     missing = ("", "nan", "none", "<na>")
-    return [None if str(value).strip().lower() in missing else str(value).strip() for value in table[name]]
+    return [None if str(value).strip().lower() in missing else str(value).strip() for value in values]
 
 
 def _codes(values: list[str | None]) -> NDArray[np.int64]:
