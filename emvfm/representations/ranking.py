@@ -37,7 +37,7 @@ class Ranking:
     Parameters
     ----------
     queries
-        ``(q,)`` rows that were asked for.
+        ``(q,)`` queries that were asked for, of those that the pairing has; its ``rows`` says where they stand.
     average_precision, expected
         ``(q,)`` in [0, 1]: observed, and what a random order of the same candidates has on average.
     n_positives, n_candidates
@@ -159,7 +159,7 @@ def rank_queries(
     pairing
         Over the same n rows.
     queries
-        Rows to ask for, all by default; they are candidates for each other either way.
+        Queries of the pairing to ask for, all by default; a query's row is a candidate for others either way.
     ks
         How many of the nearest to look for a positive in.
     block
@@ -176,7 +176,7 @@ def rank_queries(
         raise UsageError("one row of metadata per embedding", where="metadata", got=pairing.n, expected=n)
     if not ks or min(ks) < 1:
         raise UsageError("not a number of neighbours", where="ks", got=list(ks), expected="1 or more")
-    rows = np.arange(n) if queries is None else np.asarray(queries, np.intp)
+    rows = np.arange(pairing.n_queries) if queries is None else np.asarray(queries, np.intp)
     harmonic = np.r_[0.0, np.cumsum(1 / np.arange(1, n + 1))]
     scores = np.full((len(rows), 1 + len(ks)), np.nan)
     counts = np.zeros((2, len(rows)), np.int64)
@@ -184,7 +184,7 @@ def rank_queries(
     for start in range(0, len(rows), step):
         own = rows[start : start + step]
         positives, negatives = pairing.masks(own)
-        similarity = unit[own] @ unit.T
+        similarity = unit[pairing.rows(own)] @ unit.T
         for i in range(len(own)):
             near = similarity[i, positives[i]]
             if len(near):

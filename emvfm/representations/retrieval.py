@@ -109,7 +109,7 @@ def query_p_values(ranking: Ranking, *, draws: int = 9999, seed: int = 0, budget
 
 def _members(labels: Sequence[Hashable], ranking: Ranking) -> dict[str, NDArray[np.intp]]:
     """Return for each group the places of its queries in the ranking, those with positives only."""
-    own = [labels[row] for row in ranking.queries]
+    own = [labels[query] for query in ranking.queries]
     members: dict[str, list[int]] = {}
     for place, label in enumerate(own):
         text = "" if label is None else str(label).strip()
@@ -135,7 +135,7 @@ def mean_average_precision(
     ranking
         Of :func:`~emvfm.representations.ranking.rank_queries`.
     labels
-        Group of each row of the metadata; rows with a missing one are left out.
+        Group of each query that the pairing has; those with a missing one are left out.
     draws, seed, budget
         Of the nulls, see :mod:`~emvfm.representations.nulls`.
     samples, level
@@ -146,8 +146,10 @@ def mean_average_precision(
     UsageError
         When labels and rows differ in number, or no query with a positive has a group.
     """
-    if len(labels) != ranking.pairing.n:
-        raise UsageError("one group per row", where="groups", got=len(labels), expected=ranking.pairing.n)
+    if len(labels) != ranking.pairing.n_queries:
+        raise UsageError(
+            "one group per query", where="groups", got=len(labels), expected=ranking.pairing.n_queries
+        )
     members = _members(labels, ranking)
     if not members:
         raise UsageError(
@@ -156,8 +158,8 @@ def mean_average_precision(
     nulls: dict[tuple[object, ...], Null] = {}
     scored = []
     for places in members.values():
-        rows = ranking.queries[places]
-        shared = ranking.pairing.masks(rows)[0][:, rows]
+        queries = ranking.queries[places]
+        shared = ranking.pairing.masks(queries)[0][:, ranking.pairing.rows(queries)]
         m, n = ranking.n_positives[places].tolist(), ranking.n_candidates[places].tolist()
         key = (tuple(m), tuple(n), shared.tobytes())
         if key not in nulls:
