@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "localization": {"segmentation"},  # Holm's correction
     "report": set(),
     "representations": {"domain"},
+    "expression": {"representations"},  # a number with its interval
     "studies": {
         "datasets",
         "backbones",
@@ -29,11 +30,13 @@ MAY_IMPORT = {
         "localization",
         "report",
         "representations",
+        "expression",
     },
 }
 FORBIDDEN = {
     "domain": {"torch", "zarr"},
     "representations": {"torch", "zarr"},
+    "expression": {"torch", "zarr"},
     "store": {"torch"},
     "benchmarks": {"zarr"},
 }
