@@ -146,7 +146,12 @@ def cross_validate(
         raise UsageError("not one embedding a row of labels", where="localisation", got=got)
     if folds is None:
         folds = make_folds(
-            truth, owner, k=protocol.folds, grouped=protocol.grouped, order=protocol.order, seed=protocol.seed
+            truth,
+            owner,
+            k=protocol.folds,
+            grouped=not protocol.ungrouped,
+            order=protocol.order,
+            seed=protocol.seed,
         )
     elif len(folds.fold) != len(truth):
         raise RefusedError("folds of other rows", where="folds", got=len(folds.fold), expected=len(truth))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -78,6 +78,10 @@ def nested_rows(
     return [chosen[part <= i] for i in range(len(ends))]
 
 
+def _teach(taught: Sequence[Rows]) -> Callable[[int, Rows], Rows]:
+    return lambda fold, _: taught[fold]
+
+
 def label_efficiency(
     embeddings: NDArray[np.floating],
     labels: ArrayLike,
@@ -117,7 +121,7 @@ def label_efficiency(
         try:
             run: CrossValidation = cross_validate(
                 embeddings, truth, folds.group, head, protocol, folds=folds, units=units,
-                learn_from=lambda i, _, taught=taught: taught[i], device=device,
+                learn_from=_teach(taught), device=device,
             )  # fmt: skip
         except EmvfmError as error:
             points.append(EfficiencyPoint(share, n_rows, n_groups, None, None, str(error)))

@@ -142,6 +142,6 @@ def _fit_knn(features: Features, truth: NDArray[np.bool_], options: HeadOptions)
     if options.neighbours > len(features):
         got, expected = options.neighbours, f"at most {len(features)}"
         raise UsageError("more neighbours than rows", where="neighbours", got=got, expected=expected)
-    model = KNeighborsRegressor(options.neighbours, metric=options.metric, algorithm="brute")
+    model = KNeighborsRegressor(options.neighbours, metric=options.distance, algorithm="brute")
     model.fit(features, truth.astype(np.float64))
     return lambda found: np.asarray(model.predict(found), np.float64).reshape(len(found), truth.shape[1])

@@ -103,8 +103,10 @@ def measure_leak(
     """
     protocol = protocol or ProtocolOptions()
     runs = [
-        cross_validate(embeddings, labels, groups, head, replace(protocol, grouped=grouped), device=device)
-        for grouped in (True, False)
+        cross_validate(
+            embeddings, labels, groups, head, replace(protocol, ungrouped=ungrouped), device=device
+        )
+        for ungrouped in (False, True)
     ]
     grouped, ungrouped = runs
     return leak_of(grouped, ungrouped, metric, samples=samples, level=level), grouped, ungrouped

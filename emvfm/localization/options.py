@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from emvfm.config import FORBID_EXTRA, Doc
 from emvfm.errors import UsageError
@@ -59,7 +59,7 @@ class HeadOptions:
     c: Annotated[float, Gt(0), Doc("Inverse strength of the penalty of logreg.")] = 1.0
     iterations: Annotated[int, Ge(1), Doc("At most, of logreg.")] = 1000
     neighbours: Annotated[int, Ge(1), Doc("Of knn.")] = 10
-    metric: Annotated[Literal["cosine", "euclidean"], Doc("Distance of knn.")] = "cosine"
+    distance: Annotated[Literal["cosine", "euclidean"], Doc("Of knn.")] = "cosine"
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,10 @@ class ProtocolOptions:
     __pydantic_config__ = FORBID_EXTRA
 
     folds: Annotated[int, Ge(2), Doc("Number of folds.")] = 5
-    grouped: Annotated[bool, Doc("Keep the rows of a protein in one fold.")] = True
-    order: Annotated[Literal[1, 2], Doc("Stratify by labels (1), or also by pairs of labels (2).")] = 1
+    ungrouped: Annotated[
+        bool, Doc("Let the rows of a protein fall into several folds; what that leaks is measured and said.")
+    ] = False
+    order: Annotated[int, Ge(1), Le(2), Doc("Stratify by labels (1), or also by pairs of labels (2).")] = 1
     thresholds: Annotated[
         Literal["fixed", "global", "per-class"], Doc("fixed, or tuned on the inner validation split.")
     ] = "per-class"

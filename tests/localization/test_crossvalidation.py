@@ -121,7 +121,7 @@ def test_ungrouped_folds_overstate_by_the_known_amount_and_say_so(opencell) -> N
     groups = np.repeat(np.arange(len(opencell)), 4)
     labels = opencell[groups]
     x = simulate_embeddings(labels, groups, width=24, noise=0.05, seed=0)
-    nearest = HeadOptions(head="knn", neighbours=1, standardise=False, metric="euclidean")
+    nearest = HeadOptions(head="knn", neighbours=1, standardise=False, distance="euclidean")
     leak, _, ungrouped = measure_leak(
         x, labels, groups, nearest, ProtocolOptions(thresholds="fixed"), metric="macro_f1_all", samples=200
     )

@@ -106,7 +106,7 @@ def test_logistic_regression_and_neighbours_are_scikit_learns() -> None:
     expected = LogisticRegression(max_iter=1000).fit(scaled, labels[:, 0]).predict_proba(scaled)[:, 1]
     np.testing.assert_allclose(head.scores(x)[:, 0], expected, atol=1e-4)
     assert not head.scores(x)[:, 2].any()
-    near = fit_head(x, labels, HeadOptions(head="knn", neighbours=5, metric="euclidean")).scores(x[:9])
+    near = fit_head(x, labels, HeadOptions(head="knn", neighbours=5, distance="euclidean")).scores(x[:9])
     found = NearestNeighbors(n_neighbors=5).fit(scaled).kneighbors(scaled[:9], return_distance=False)
     np.testing.assert_allclose(near, labels[found].mean(axis=1), atol=1e-12)
 

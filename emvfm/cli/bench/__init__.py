@@ -6,14 +6,18 @@ from types import ModuleType
 
 import typer
 
+from emvfm.cli.bench import localize
+
 __all__ = ["register"]
 
 #: In the order of the help page.
-COMMANDS: tuple[ModuleType, ...] = ()
+COMMANDS: tuple[ModuleType, ...] = (localize,)
 
 
 def register(app: typer.Typer) -> None:
-    bench = typer.Typer(help="Score the embeddings of backbones on tasks of microscopy.", no_args_is_help=True)
+    bench = typer.Typer(
+        help="Score the embeddings of backbones on tasks of microscopy.", no_args_is_help=True
+    )
     app.add_typer(bench, name="bench")
     for module in COMMANDS:
         module.register(bench)
