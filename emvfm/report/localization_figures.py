@@ -207,6 +207,7 @@ def calibration_curves(curves: Sequence[Mapping[str, Any]]) -> bytes:
         place.set_ylim(0, 1.02)
         place.legend(fontsize=8.5)
         below.set_yscale("log")
+        below.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # mathtext is off
         below.set_xlim(0, 1)
         below.set_xlabel("probability that was said, of all rows and classes")
         below.set_ylabel("share of rows × classes")

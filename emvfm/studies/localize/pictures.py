@@ -82,7 +82,8 @@ def _efficiency(found: Localization) -> bytes | None:
                  "values": [p.mean.mean if p.mean else None for p in points],
                  "low": [e[0] for e in ends], "high": [e[1] for e in ends]}
             )  # fmt: skip
-    unit = found.task.group_name or "rows"
+    name = found.task.group_name
+    unit = "rows" if name is None else f"groups ({name})"
     return efficiency_curves(curves, TITLES[found.score], unit) if curves else None
 
 
