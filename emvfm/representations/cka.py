@@ -16,7 +16,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from emvfm.errors import UsageError
 
-__all__ = ["linear_cka", "pair_checked", "rbf_cka"]
+__all__ = [
+    "MOST_ROWS",
+    "kernel_hsic",
+    "linear_cka",
+    "linear_hsic",
+    "pair_checked",
+    "rbf_cka",
+    "rbf_kernel",
+    "single_checked",
+]
 
 Floats = NDArray[np.float64]
 
@@ -26,22 +35,23 @@ MOST_ROWS = 10_000
 
 def pair_checked(x: ArrayLike, y: ArrayLike, least: int = 4) -> tuple[Floats, Floats]:
     """Return both as float64 with columns centred; they hold the same rows in the same order."""
-    found = []
-    for name, values in (("first", x), ("second", y)):
-        own = np.asarray(values, np.float64)
-        if own.ndim != 2 or len(own) < least or not own.shape[1]:
-            raise UsageError(
-                "not a representation", where=name, got=own.shape, expected=f"(n, D), n >= {least}"
-            )
-        if not np.isfinite(own).all():
-            raise UsageError("embeddings are not finite", where=name)
-        centred = own - own.mean(axis=0)
-        # A constant column leaves rounding behind, which would pass for a representation.
-        rounding = 1e-13 * np.abs(own).max(axis=0)
-        found.append(np.where(np.abs(centred).max(axis=0) > rounding, centred, 0.0))
-    if len(found[0]) != len(found[1]):
-        raise UsageError("representations of different rows", got=f"{len(found[0])} and {len(found[1])}")
-    return found[0], found[1]
+    first, second = single_checked(x, "first", least), single_checked(y, "second", least)
+    if len(first) != len(second):
+        raise UsageError("representations of different rows", got=f"{len(first)} and {len(second)}")
+    return first, second
+
+
+def single_checked(values: ArrayLike, name: str = "representation", least: int = 4) -> Floats:
+    """Return a representation as float64 with columns centred."""
+    own = np.asarray(values, np.float64)
+    if own.ndim != 2 or len(own) < least or not own.shape[1]:
+        raise UsageError("not a representation", where=name, got=own.shape, expected=f"(n, D), n >= {least}")
+    if not np.isfinite(own).all():
+        raise UsageError("embeddings are not finite", where=name)
+    centred = own - own.mean(axis=0)
+    # A constant column leaves rounding behind, which would pass for a representation.
+    rounding = 1e-13 * np.abs(own).max(axis=0)
+    return np.where(np.abs(centred).max(axis=0) > rounding, centred, 0.0)
 
 
 def _ratio(cross: float, first: float, second: float) -> float:
@@ -59,7 +69,8 @@ def _debiased(trace: float, sums_k: Floats, sums_l: Floats) -> float:
     )
 
 
-def _linear_hsic(x: Floats, y: Floats, *, debiased: bool) -> float:
+def linear_hsic(x: Floats, y: Floats, *, debiased: bool) -> float:
+    """Return HSIC of centred rows with linear kernels, up to a factor of n alone."""
     if len(x) < min(x.shape[1], y.shape[1]):  # fewer rows than columns: the kernels are the smaller thing
         trace = float(np.sum((x @ x.T) * (y @ y.T)))
     else:
@@ -93,12 +104,13 @@ def linear_cka(x: ArrayLike, y: ArrayLike, *, debiased: bool = True) -> float:
     """
     first, second = pair_checked(x, y)
     cross, own, other = (
-        _linear_hsic(a, b, debiased=debiased) for a, b in ((first, second), (first, first), (second, second))
+        linear_hsic(a, b, debiased=debiased) for a, b in ((first, second), (first, first), (second, second))
     )
     return _ratio(cross, own, other)
 
 
-def _rbf_kernel(x: Floats, width: float) -> Floats:
+def rbf_kernel(x: Floats, width: float) -> Floats:
+    """Return the Gaussian kernel ``(n, n)``; ones where more than half of all distances are nought."""
     lengths = np.einsum("nd,nd->n", x, x)
     squared = np.maximum(lengths[:, None] + lengths - 2 * x @ x.T, 0)
     np.fill_diagonal(squared, 0)
@@ -109,7 +121,8 @@ def _rbf_kernel(x: Floats, width: float) -> Floats:
     return np.exp(squared, out=squared)
 
 
-def _kernel_hsic(k: Floats, m: Floats, *, debiased: bool) -> float:
+def kernel_hsic(k: Floats, m: Floats, *, debiased: bool) -> float:
+    """Return HSIC of two kernels, up to a factor of n alone."""
     if debiased:
         off_k, off_m = k.sum(axis=1) - k.diagonal(), m.sum(axis=1) - m.diagonal()
         trace = float(np.einsum("ij,ij->", k, m)) - float(k.diagonal() @ m.diagonal())
@@ -143,8 +156,8 @@ def rbf_cka(x: ArrayLike, y: ArrayLike, *, width: float = 1.0, debiased: bool = 
         )
     if not width > 0:
         raise UsageError("not a width", where="rbf cka", got=width, expected="above 0")
-    k, m = _rbf_kernel(first, width), _rbf_kernel(second, width)
+    k, m = rbf_kernel(first, width), rbf_kernel(second, width)
     if k.min() == 1 or m.min() == 1:
         return math.nan
-    cross, own, other = (_kernel_hsic(a, b, debiased=debiased) for a, b in ((k, m), (k, k), (m, m)))
+    cross, own, other = (kernel_hsic(a, b, debiased=debiased) for a, b in ((k, m), (k, k), (m, m)))
     return _ratio(cross, own, other)

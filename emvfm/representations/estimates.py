@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from emvfm.errors import UsageError
 
-__all__ = ["Estimate", "bootstrap_mean", "from_replicates", "jackknife"]
+__all__ = ["Estimate", "bootstrap_mean", "from_left_out", "from_replicates", "jackknife", "left_out_parts"]
 
 Floats = NDArray[np.float64]
 
@@ -109,20 +109,47 @@ def jackknife(
     groups
         What each row belongs to; every row alone by default. More than `most` are joined at random into as many.
     """
-    from scipy.stats import t
+    labels, n_units = left_out_parts(n, groups, most=most, seed=seed)
+    value = float(statistic(np.arange(n)))
+    parts = min(n_units, most) if n_units >= 3 and most >= 3 else 0
+    left_out = np.array([statistic(np.flatnonzero(labels != part)) for part in range(parts)])
+    return from_left_out(value, left_out, n=n, n_units=n_units, level=level, seed=seed)
 
-    _checked_level(level)
+
+def left_out_parts(
+    n: int, groups: Sequence[object] | None, *, most: int, seed: int
+) -> tuple[NDArray[np.intp], int]:
+    """Return which part each of n rows is left out with, and how many groups there are.
+
+    Groups are joined at random into `most` parts where there are more of them.
+    """
     labels = np.arange(n) if groups is None else np.unique(np.asarray(groups, str), return_inverse=True)[1]
     if len(labels) != n:
         raise UsageError("one group per row", where="groups", got=len(labels), expected=n)
     n_units = int(labels.max()) + 1 if n else 0
     if n_units > most:
         labels = (np.random.default_rng(seed).permutation(n_units) % most)[labels]
-    parts = min(n_units, most)
-    value = float(statistic(np.arange(n)))
+    return labels, n_units
+
+
+def from_left_out(
+    value: float, left_out: Floats, *, n: int, n_units: int, level: float, seed: int | None
+) -> Estimate:
+    """Return the Student interval from a statistic's values with each part left out in turn."""
+    from scipy.stats import t
+
+    _checked_level(level)
+    parts = len(left_out)
     if parts < 3:
-        return Estimate(value, None, None, level, f"no interval: {parts} groups of rows", n, seed)
-    left_out = np.array([statistic(np.flatnonzero(labels != part)) for part in range(parts)])
+        return Estimate(
+            value,
+            None,
+            None,
+            level,
+            f"no interval: {n_units} groups of rows" if n_units < 3 else "no interval asked for",
+            n,
+            seed,
+        )
     if not np.isfinite(left_out).all():
         return Estimate(value, None, None, level, "no interval: undefined with a group left out", n, seed)
     variance = (parts - 1) / parts * float(((left_out - left_out.mean()) ** 2).sum())

@@ -27,6 +27,9 @@ Floats = NDArray[np.float64]
 BUDGET = 20_000
 #: Numbers held at a time while drawing.
 _HELD = 4_000_000
+#: Numbers drawn for one null in all; above it there are fewer draws, but never fewer than `_LEAST`.
+_DRAWN = 200_000_000
+_LEAST = 39
 
 #: The null, increasing, and whether it is complete.
 Null = tuple[Floats, bool]
@@ -114,6 +117,8 @@ def null_of_group(
         similarity. Positives outside the group are drawn for each query alone.
     n_positives, n_candidates
         Of each query.
+    draws
+        Random orders; fewer of a group so large that they would be more than 2e8 numbers.
 
     Returns
     -------
@@ -131,6 +136,10 @@ def null_of_group(
     both = graph & graph.T & ~np.eye(len(sizes), dtype=bool)
     first, second = np.nonzero(np.triu(both))
     rng = _generator(seed, "group", sizes, both.tobytes())
+    ends = np.concatenate([first, second])
+    turns = np.argsort(ends, kind="stable") % max(1, len(first))
+    pairs_of = np.split(turns, np.cumsum(np.bincount(ends, minlength=len(sizes)))[:-1])
+    draws = min(draws, max(_LEAST, _DRAWN // sum(m for m, _ in sizes)))
     found = np.empty(draws)
     step = max(1, _HELD // (len(first) + max(m for m, _ in sizes) * 3))
     for start in range(0, draws, step):
@@ -138,7 +147,7 @@ def null_of_group(
         pairs = rng.random((size, len(first)))
         total = np.zeros(size)
         for i, (m, n) in enumerate(sizes):
-            own = pairs[:, (first == i) | (second == i)]
+            own = pairs[:, pairs_of[i]]
             scores = np.sort(np.concatenate([own, rng.random((size, m - own.shape[1]))], axis=1), axis=1)
             # Scores fall from the right; given them, negatives fall into the gaps like balls into boxes.
             gaps = np.diff(np.c_[np.zeros(size), scores, np.ones(size)], axis=1)[:, ::-1]

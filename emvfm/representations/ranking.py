@@ -32,7 +32,7 @@ _BLOCK = 256 * 2**20
 
 @dataclass(frozen=True)
 class Ranking:
-    """How well each query finds its positives; NaN for queries that have no positive or no candidate.
+    """How well each query finds its positives; NaN for queries without a positive or without a negative.
 
     Parameters
     ----------
@@ -57,6 +57,16 @@ class Ranking:
     hits: dict[int, Floats]
     expected_hits: dict[int, Floats]
     pairing: Pairing
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Which queries ``(q,)`` have a score."""
+        return np.isfinite(self.average_precision)
+
+    @property
+    def normalised(self) -> Floats:
+        """(AP - E) / (1 - E) of each query: nought for a random order on average, one at best."""
+        return (self.average_precision - self.expected) / (1 - self.expected)
 
     def to_json(self) -> dict[str, Any]:
         """Return columns as lists, None where a query has no value."""
@@ -186,16 +196,17 @@ def rank_queries(
         positives, negatives = pairing.masks(own)
         similarity = unit[pairing.rows(own)] @ unit.T
         for i in range(len(own)):
-            near = similarity[i, positives[i]]
-            if len(near):
-                far = similarity[i, negatives[i]]
+            near, far = similarity[i, positives[i]], similarity[i, negatives[i]]
+            counts[:, start + i] = len(near), len(near) + len(far)
+            if len(near) and len(far):  # else every order scores the same
                 scores[start + i] = _score(near, far, harmonic, ks)
-                counts[:, start + i] = len(near), len(near) + len(far)
-    if not counts[0].any():
-        raise UsageError(
-            "no query has a positive", where="pairs", got=pairing.text, todo="check rules and exclusions"
-        )
     m, total = counts
+    if not ((m > 0) & (total > m)).any():
+        raise UsageError(
+            "no query has a positive and a negative" if m.any() else "no query has a positive",
+            where="pairs", got=pairing.text, todo="check rules and exclusions",
+        )  # fmt: skip
+    m = np.where(total > m, m, 0)
     expected_hits = {
         k: np.where(m > 0, _probability_of_a_hit(np.full_like(m, k), m, np.maximum(total, 1)), np.nan)
         for k in ks
@@ -204,7 +215,7 @@ def rank_queries(
         queries=rows,
         average_precision=scores[:, 0],
         expected=expected_average_precision(m, total),
-        n_positives=m,
+        n_positives=counts[0],
         n_candidates=total,
         hits={k: scores[:, 1 + i] for i, k in enumerate(ks)},
         expected_hits=expected_hits,

@@ -32,6 +32,8 @@ class GroupPrecision:
         The mean with an interval over its queries, which are few and not independent: take it as a rough one.
     expected
         Mean over the same queries of what a random order scores.
+    normalised
+        Mean over the same queries of (AP - E) / (1 - E), which does not depend on how many positives there are.
     p_value, q_value
         Against random similarities; q by Benjamini & Hochberg over the groups.
     exact
@@ -41,6 +43,7 @@ class GroupPrecision:
     group: str
     precision: Estimate
     expected: float
+    normalised: float
     p_value: float
     q_value: float
     exact: bool
@@ -60,12 +63,12 @@ class Retrieval:
         In order of their labels.
     overall
         Mean over groups of their precision, groups resampled.
-    expected
-        Mean over groups of what random orders score.
+    expected, normalised
+        Mean over groups of what random orders score, and of the normalised precision, groups resampled.
     hits, expected_hits
         For each k the same two for the share of queries with a positive among the k nearest.
     left_out
-        Queries without a positive or without a group.
+        Queries without a positive, without a negative or without a group.
     draws, seed
         Of the nulls that are not exact.
     protocol
@@ -75,6 +78,7 @@ class Retrieval:
     groups: tuple[GroupPrecision, ...]
     overall: Estimate
     expected: float
+    normalised: Estimate
     hits: dict[int, Estimate]
     expected_hits: dict[int, float]
     left_out: int
@@ -88,6 +92,7 @@ class Retrieval:
             **asdict(self),
             "groups": [group.to_json() for group in self.groups],
             "overall": self.overall.to_json(),
+            "normalised": self.normalised.to_json(),
             "hits": {str(k): estimate.to_json() for k, estimate in self.hits.items()},
             "expected_hits": {str(k): value for k, value in self.expected_hits.items()},
         }
@@ -97,9 +102,10 @@ def query_p_values(ranking: Ranking, *, draws: int = 9999, seed: int = 0, budget
     """Return for each query how often a random order does at least as well; NaN without positives."""
     nulls: dict[tuple[int, int], Null] = {}
     found = np.full(len(ranking.queries), np.nan)
+    known = ranking.known
     sizes = zip(ranking.n_positives.tolist(), ranking.n_candidates.tolist(), strict=True)
     for i, size in enumerate(sizes):
-        if size[0]:
+        if known[i]:
             if size not in nulls:
                 nulls[size] = null_of_query(*size, draws=draws, seed=seed, budget=budget)
             null, exact = nulls[size]
@@ -108,12 +114,13 @@ def query_p_values(ranking: Ranking, *, draws: int = 9999, seed: int = 0, budget
 
 
 def _members(labels: Sequence[Hashable], ranking: Ranking) -> dict[str, NDArray[np.intp]]:
-    """Return for each group the places of its queries in the ranking, those with positives only."""
+    """Return for each group the places of its queries in the ranking, those with a score only."""
     own = [labels[query] for query in ranking.queries]
     members: dict[str, list[int]] = {}
+    known = ranking.known
     for place, label in enumerate(own):
         text = "" if label is None else str(label).strip()
-        if ranking.n_positives[place] and text.lower() not in ("", "nan", "none", "<na>"):
+        if known[place] and text.lower() not in ("", "nan", "none", "<na>"):
             members.setdefault(text, []).append(place)
     return {label: np.array(members[label], np.intp) for label in sorted(members)}
 
@@ -167,6 +174,7 @@ def mean_average_precision(
         null, exact = nulls[key]
         value = float(ranking.average_precision[places].mean())
         scored.append((p_value(value, null, exact=exact), exact))
+    normalised = ranking.normalised
     q_values = false_discovery_control([p for p, _ in scored], method="bh")
     groups = tuple(
         GroupPrecision(
@@ -175,6 +183,7 @@ def mean_average_precision(
                 ranking.average_precision[places], units="queries", samples=samples, level=level, seed=seed
             ),
             expected=float(ranking.expected[places].mean()),
+            normalised=float(normalised[places].mean()),
             p_value=p,
             q_value=float(q),
             exact=exact,
@@ -191,6 +200,7 @@ def mean_average_precision(
         groups=groups,
         overall=over_groups(ranking.average_precision),
         expected=over_groups(ranking.expected).value,
+        normalised=over_groups(normalised),
         hits={k: over_groups(values) for k, values in ranking.hits.items()},
         expected_hits={k: over_groups(values).value for k, values in ranking.expected_hits.items()},
         left_out=len(ranking.queries) - n_queries,

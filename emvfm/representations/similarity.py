@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,14 +13,16 @@ from scipy.stats import spearmanr
 
 from emvfm.errors import UsageError
 from emvfm.representations.cka import linear_cka, pair_checked, rbf_cka
-from emvfm.representations.estimates import Estimate, jackknife
+from emvfm.representations.estimates import Estimate
 from emvfm.representations.ranking import unit_rows
 
 __all__ = [
     "MEASURES",
     "Similarity",
-    "compare_representations",
+    "canonical_basis",
+    "fewer_columns",
     "mutual_neighbours",
+    "nearest",
     "prediction_correlation",
     "procrustes",
     "rsa",
@@ -40,11 +42,11 @@ def procrustes(x: ArrayLike, y: ArrayLike) -> float:
     norms = float(np.linalg.norm(first) * np.linalg.norm(second))
     if norms == 0:
         return math.nan
-    first, second = _fewer_columns(first), _fewer_columns(second)
+    first, second = fewer_columns(first), fewer_columns(second)
     return float(np.linalg.svd(first.T @ second, compute_uv=False).sum() / norms)
 
 
-def _fewer_columns(x: Floats) -> Floats:
+def fewer_columns(x: Floats) -> Floats:
     """Return the same rows turned into at most n columns."""
     if x.shape[1] <= len(x):
         return x
@@ -60,16 +62,21 @@ def svcca(x: ArrayLike, y: ArrayLike, *, share: float = 0.99) -> float:
     """
     if not 0 < share <= 1:
         raise UsageError("not a share of variance", where="svcca", got=share, expected="in (0, 1]")
-    bases = []
-    for own in pair_checked(x, y):
-        left, values, _ = np.linalg.svd(own, full_matrices=False)
-        if not values[0] > 0:
-            return math.nan
-        kept = np.cumsum(values**2) / (values**2).sum()
-        count = min(int(np.searchsorted(kept, share - 1e-12)) + 1, int((values > 1e-12 * values[0]).sum()))
-        bases.append(left[:, :count])
-    correlations = np.linalg.svd(bases[0].T @ bases[1], compute_uv=False)
+    first, second = (canonical_basis(own, share) for own in pair_checked(x, y))
+    if first is None or second is None:
+        return math.nan
+    correlations = np.linalg.svd(first.T @ second, compute_uv=False)
     return float(np.clip(correlations, 0, 1).mean())
+
+
+def canonical_basis(centred: Floats, share: float) -> Floats | None:
+    """Return orthonormal columns ``(n, k)`` for the axes that hold `share` of the variance, None if nothing varies."""
+    left, values, _ = np.linalg.svd(centred, full_matrices=False)
+    if not values[0] > 0:
+        return None
+    kept = np.cumsum(values**2) / (values**2).sum()
+    count = min(int(np.searchsorted(kept, share - 1e-12)) + 1, int((values > 1e-12 * values[0]).sum()))
+    return left[:, :count]
 
 
 def rsa(x: ArrayLike, y: ArrayLike) -> float:
@@ -90,7 +97,8 @@ def rsa(x: ArrayLike, y: ArrayLike) -> float:
     return float(spearmanr(one, two).statistic)
 
 
-def _nearest(unit: Floats, k: int, block: int = 1024) -> NDArray[np.intp]:
+def nearest(unit: Floats, k: int, block: int = 1024) -> NDArray[np.intp]:
+    """Return the k nearest other rows ``(n, k)`` of each unit row, in no order."""
     found = np.empty((len(unit), k), np.intp)
     for start in range(0, len(unit), block):
         similarity = unit[start : start + block] @ unit.T
@@ -112,7 +120,7 @@ def mutual_neighbours(x: ArrayLike, y: ArrayLike, *, k: int = 10) -> float:
         raise UsageError("not a number of neighbours", where="k", got=k, expected=f"1 to {len(first) - 1}")
     if min(np.ptp(first, axis=0).max(), np.ptp(second, axis=0).max()) < 1e-12:
         return math.nan
-    near, other = _nearest(first, k), _nearest(second, k)
+    near, other = nearest(first, k), nearest(second, k)
     common = [len(np.intersect1d(a, b, assume_unique=True)) for a, b in zip(near, other, strict=True)]
     return float(np.mean(common)) / k
 
@@ -189,49 +197,3 @@ class Similarity:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as strict JSON types."""
         return {**asdict(self), "estimate": self.estimate.to_json(), "seed": self.estimate.seed}
-
-
-def compare_representations(
-    x: ArrayLike,
-    y: ArrayLike,
-    measure: str = "cka",
-    *,
-    groups: Sequence[object] | None = None,
-    permutations: int = 99,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Similarity:
-    """Measure how alike two representations are, with an interval and against rows in random order.
-
-    Parameters
-    ----------
-    x, y
-        ``(n, D)`` and ``(n, E)`` of the same rows; predictions may be ``(n,)``.
-    measure
-        A name of the table :data:`MEASURES`.
-    groups
-        What is left out at a time for the interval, such as wells or donors; rows by default, joined into fifty.
-    permutations
-        Random orders of rows; nought for none.
-
-    Raises
-    ------
-    UsageError
-        An unknown measure, or representations that it refuses.
-    """
-    if measure not in MEASURES:
-        raise UsageError("no such measure", where="similarity", got=measure, expected=", ".join(MEASURES))
-    first, second, score = np.asarray(x, np.float64), np.asarray(y, np.float64), MEASURES[measure]
-    value = score(first, second)  # refuses what does not fit before rows are taken
-    estimate = jackknife(
-        lambda rows: score(first[rows], second[rows]), len(first), groups, level=level, most=50, seed=seed
-    )
-    if permutations < 1 or math.isnan(value):
-        return Similarity(measure, estimate, None, None, None, 0)
-    rng = np.random.default_rng(seed)
-    null = np.array([score(first, second[rng.permutation(len(second))]) for _ in range(permutations)])
-    as_alike = int((null >= value - 1e-12).sum())
-    high = float(np.quantile(null, 0.95))
-    return Similarity(
-        measure, estimate, float(null.mean()), high, (1 + as_alike) / (1 + permutations), permutations
-    )

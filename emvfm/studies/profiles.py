@@ -73,6 +73,8 @@ class Profiles:
         SHA-256 of what decides features and facts.
     columns
         Names of the features, where they have any.
+    steps
+        What was done to the features since, such as a correction; JSON values.
     """
 
     features: NDArray[np.float32]
@@ -84,6 +86,7 @@ class Profiles:
     pooling: str
     digest: str
     columns: tuple[str, ...] = ()
+    steps: tuple[Mapping[str, Any], ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -256,10 +259,12 @@ def join_profiles(parts: Sequence[Profiles]) -> Profiles:
     ]
     names = dict.fromkeys(name for part in parts for name in part.facts)
     facts = {name: tuple(v for p in parts for v in p.facts.get(name, ("",) * len(p))) for name in names}
-    facts.setdefault("source", tuple(part.name for part in parts for _ in range(len(part))))
+    short = [Path(part.name).name if part.layer is None else part.name for part in parts]
+    sources = short if len(set(short)) == len(short) else [part.name for part in parts]
+    facts.setdefault("source", tuple(s for s, part in zip(sources, parts, strict=True) for _ in range(len(part))))
     ids = [i for part in parts for i in part.ids]
     if len(set(ids)) < len(ids):
-        ids = [f"{part.name}/{i}" for part in parts for i in part.ids]
+        ids = [f"{source}/{i}" for source, part in zip(sources, parts, strict=True) for i in part.ids]
     return replace(
         first,
         features=np.concatenate(blocks),

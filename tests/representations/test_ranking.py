@@ -38,7 +38,7 @@ def in_order(relevant: tuple[int, ...]) -> float:
 @settings(max_examples=40, deadline=None)
 @given(
     levels=st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=2, max_size=6).filter(
-        lambda rows: any(positive for _, positive in rows)
+        lambda rows: len({positive for _, positive in rows}) == 2
     )
 )
 def test_ties_score_the_mean_over_all_their_orders(levels: list[tuple[int, bool]]) -> None:
@@ -176,3 +176,25 @@ def test_several_times_faster_and_a_fifth_of_the_memory_of_the_way_of_copairs() 
     np.testing.assert_allclose(values[0], values[1], atol=1e-9)
     assert took[0] < took[1] / 5  # about 20 on quiet cores; a test runs beside others
     assert held[0] < held[1] / 5
+
+
+def test_a_query_without_negatives_has_no_score() -> None:
+    """Every order of its candidates scores one, so it would flatter whatever it is averaged into."""
+    table = {"g": ["a", "a", "b", "b"], "plate": ["1", "1", "1", "2"]}
+    ranking = rank_queries(
+        np.eye(4), Pairing(table, positives="same g", negatives="same plate, g=b"), ks=(1,)
+    )
+    assert ranking.known.tolist() == [True, True, False, False]
+    assert np.isnan(ranking.average_precision[2:]).all()
+    assert np.isnan(ranking.expected[2:]).all()
+    assert ranking.n_positives.tolist() == [1, 1, 1, 1]
+    with pytest.raises(UsageError, match="a positive and a negative"):
+        rank_queries(np.eye(4), Pairing({"g": ["a"] * 4}, positives="same g"))
+
+
+def test_normalised_precision_is_nought_by_chance_and_one_at_best() -> None:
+    features, labels = clusters(6, 7, 12, spread=1e-3)
+    table = {"g": labels.tolist()}
+    assert rank_queries(features, Pairing(table, positives="same g")).normalised == pytest.approx(1)
+    constant = rank_queries(np.ones_like(features), Pairing(table, positives="same g"))
+    assert constant.normalised == pytest.approx(0, abs=1e-12)

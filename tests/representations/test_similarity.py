@@ -15,13 +15,13 @@ from emvfm.errors import UsageError
 from emvfm.representations.cka import linear_cka, rbf_cka
 from emvfm.representations.similarity import (
     MEASURES,
-    compare_representations,
     mutual_neighbours,
     prediction_correlation,
     procrustes,
     rsa,
     svcca,
 )
+from emvfm.representations.similarity_matrix import compare_representations, similarity_matrix
 
 REPRESENTATIONS = sorted(set(MEASURES) - {"predictions"})
 
@@ -173,3 +173,38 @@ def test_what_cannot_be_compared_is_refused() -> None:
         rbf_cka(x, y, width=0)
     with pytest.raises(UsageError, match="share"):
         svcca(x, y, share=0)
+
+
+@pytest.mark.parametrize("measure", sorted(MEASURES))
+def test_all_pairs_at_once_are_the_pairs_one_by_one(measure: str) -> None:
+    """Values, intervals and nulls, against the measure called on rows that are left out or put in random order."""
+    _, y = related(40)
+    z = np.random.default_rng(5).normal(size=(40, 12))
+    arrays = [y, np.tanh(y), z]
+    groups = np.repeat(np.arange(8), 5)
+    found = similarity_matrix(arrays, measure, groups=groups, permutations=6, parts=8, seed=3)
+    score = MEASURES[measure]
+    rng = np.random.default_rng(3)
+    orders = [rng.permutation(40) for _ in range(6)]
+    for pair, (i, j) in zip(found, ((0, 1), (0, 2), (1, 2)), strict=True):
+        a, b = arrays[i], arrays[j]
+        assert pair.estimate.value == pytest.approx(score(a, b), abs=1e-10)
+        left_out = np.array([score(a[groups != g], b[groups != g]) for g in range(8)])
+        variance = 7 / 8 * ((left_out - left_out.mean()) ** 2).sum()
+        assert pair.estimate.high - pair.estimate.value == pytest.approx(
+            2.3646242510102993 * math.sqrt(variance), abs=1e-9
+        )
+        null = [score(a, b[order]) for order in orders]
+        assert pair.null_mean == pytest.approx(np.mean(null), abs=1e-9)
+        assert pair.p_value == (1 + sum(v >= score(a, b) - 1e-12 for v in null)) / 7
+
+
+def test_pairs_without_intervals_and_nulls_are_quick_to_ask_for() -> None:
+    x, y = related()
+    (found,) = similarity_matrix([x, y], permutations=0, parts=0)
+    assert (found.estimate.low, found.p_value) == (None, None)
+    assert "no interval" in found.estimate.method
+    with pytest.raises(UsageError, match="nothing to compare"):
+        similarity_matrix([x])
+    with pytest.raises(UsageError, match="different rows"):
+        similarity_matrix([x, y[:-1]])

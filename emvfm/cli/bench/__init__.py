@@ -6,12 +6,12 @@ from types import ModuleType
 
 import typer
 
-from emvfm.cli.bench import localize
+from emvfm.cli.bench import localize, retrieve
 
 __all__ = ["register"]
 
 #: In the order of the help page.
-COMMANDS: tuple[ModuleType, ...] = (localize,)
+COMMANDS: tuple[ModuleType, ...] = (localize, retrieve)
 
 
 def register(app: typer.Typer) -> None:

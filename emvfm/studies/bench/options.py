@@ -1,0 +1,124 @@
+"""The options of the benchmarks, light enough for the command line to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from emvfm.config import Doc
+from emvfm.studies.profiles import ProfileOptions
+
+__all__ = ["PANELS", "BenchOptions", "CorrectionName", "EnrichOptions", "RelateOptions", "RetrieveOptions"]
+
+CorrectionName = Literal["none", "center", "sphere", "tvn", "pca-cs", "coral", "combat"]
+
+_Level = Annotated[float, Gt(0), Lt(1), Doc("Coverage of intervals.")]
+
+#: Titles of the help page and what stands under them.
+PANELS = {
+    "Rows": ("where", "annotations", "on", "aggregate", "aggregate_by", "fact_columns", "drop_missing"),
+    "Correction": ("correct", "controls", "batch", "components", "shrinkage", "ridge", "eps"),
+    "Embeddings": (
+        "backbone", "weights", "untrained", "init", "init_seed", "adapter", "layers", "layer", "pool", "input_size",
+        "pixel_size", "tile", "tile_overlap", "precision", "device",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BenchOptions(ProfileOptions):
+    """Which rows take part, how they are corrected, and what is averaged before anything is scored."""
+
+    where: Annotated[str | None, Doc("Condition on the rows that take part, such as `label!=unknown`.")] = (
+        None
+    )
+    annotations: Annotated[
+        tuple[Path, ...], Doc("CSV or TSV with more facts, joined by --on; repeatable.")
+    ] = ()
+    on: Annotated[str | None, Doc("Column that profiles and annotations share.")] = None
+    correct: Annotated[CorrectionName, Doc("Correction fitted on --controls.")] = "none"
+    controls: Annotated[
+        str | None, Doc("Condition that control rows meet, such as `role=control`; `all` for every row.")
+    ] = None
+    batch: Annotated[tuple[str, ...], Doc("Column that tells batches apart; repeatable.")] = ()
+    components: Annotated[int | None, Ge(1), Doc("Most axes of tvn and pca-cs.")] = None
+    shrinkage: Annotated[float, Ge(0), Le(1), Doc("Share by which sphere draws variances to their mean.")] = (
+        0.0
+    )
+    ridge: Annotated[float, Gt(0), Doc("Weight of the prior in a batch's covariance: tvn, coral.")] = 0.5
+    eps: Annotated[float, Gt(0), Lt(1), Doc("Least share of the largest variance that an axis needs.")] = 1e-6
+    aggregate: Annotated[
+        tuple[str, ...], Doc("Column whose values become one row each, after correction; repeatable.")
+    ] = ()
+    aggregate_by: Annotated[Literal["mean", "median"], Doc("How rows become one.")] = "mean"
+
+
+@dataclass(frozen=True)
+class RetrieveOptions(BenchOptions):
+    """How ``bench retrieve`` pairs and tests."""
+
+    preset: Annotated[
+        Literal["none", "replicability", "matching"],
+        Doc(
+            "replicability: replicates of --perturbation against --controls; matching: perturbations by --target."
+        ),
+    ] = "none"
+    perturbation: Annotated[str, Doc("Column of presets.")] = "pert_iname"
+    target: Annotated[str, Doc("Column of matching; several labels parted by | or ;.")] = "target_list"
+    positives: Annotated[
+        str | None, Doc("What counts for a query, such as `same compound, different plate`.")
+    ] = None
+    negatives: Annotated[
+        str | None, Doc("What counts against it, such as `same plate, role=control`; else all others.")
+    ] = None
+    exclude: Annotated[
+        tuple[str, ...], Doc("Column in which no candidate may share the query's value; repeatable.")
+    ] = ()
+    queries: Annotated[str | None, Doc("Condition on the rows that ask, else all with positives.")] = None
+    group: Annotated[str | None, Doc("Column to average by, else the first that positives share.")] = None
+    show: Annotated[tuple[str, ...], Doc("Group to draw as a bar of its own; repeatable.")] = ()
+    hits: Annotated[tuple[int, ...], Doc("Look for a positive among so many nearest; repeatable.")] = (
+        1,
+        5,
+        10,
+    )
+    draws: Annotated[int, Ge(99), Doc("Random orders of nulls that are too large to count.")] = 9999
+    alpha: Annotated[float, Gt(0), Lt(1), Doc("False discovery rate.")] = 0.05
+    level: _Level = 0.95
+
+
+@dataclass(frozen=True)
+class RelateOptions(BenchOptions):
+    """How ``bench relate`` looks for known relations."""
+
+    entity: Annotated[str | None, Doc("Column of entities; their rows are averaged.")] = None
+    relations: Annotated[
+        tuple[Path, ...], Doc("CSV of known pairs: a, b (or entity1, entity2), and maybe source; repeatable.")
+    ] = ()
+    related_by: Annotated[
+        tuple[str, ...], Doc("Column whose shared labels relate entities too; repeatable.")
+    ] = ()
+    ends: Annotated[
+        tuple[float, ...], Doc("Share of all pairs in both ends together, half each; repeatable.")
+    ] = (0.1, 0.2)
+    least: Annotated[int, Ge(3), Doc("Entities that a source's pairs must have.")] = 20
+    samples: Annotated[int, Ge(99), Doc("Resamples of entities.")] = 1000
+    level: _Level = 0.95
+
+
+@dataclass(frozen=True)
+class EnrichOptions(BenchOptions):
+    """How ``bench enrich`` counts related rows among the nearest."""
+
+    positives: Annotated[str | None, Doc("What is related to a row, such as `shares moa`.")] = None
+    negatives: Annotated[str | None, Doc("What is not; else all others.")] = None
+    exclude: Annotated[
+        tuple[str, ...], Doc("Column in which no candidate may share the row's value; repeatable.")
+    ] = ()
+    near: Annotated[tuple[float, ...], Doc("Share of candidates that is near; repeatable.")] = (0.01, 0.05)
+    unit: Annotated[str | None, Doc("Column of units for intervals, such as compound; else rows.")] = None
+    alpha: Annotated[float, Gt(0), Lt(1), Doc("False discovery rate.")] = 0.05
+    level: _Level = 0.95
