@@ -11,7 +11,7 @@ from emvfm.backbones.options import BackboneOptions
 from emvfm.backbones.precision import choose_device, choose_precision
 from emvfm.backbones.registry import BackboneSpec, find_spec
 from emvfm.backbones.timm_adapter import TimmLibrary
-from emvfm.backbones.untrained import build_untrained
+from emvfm.backbones.untrained import build_untrained, shuffle_weights
 from emvfm.backbones.weights import WeightFile, file_digest, load_strictly, locate, read_state
 from emvfm.errors import UsageError
 from emvfm.workspace import Workspace
@@ -21,6 +21,10 @@ __all__ = ["build_on_meta", "library_of", "load_backbone", "load_spec"]
 
 def library_of(spec: BackboneSpec) -> Library:
     """Return what knows the library of `spec`."""
+    if spec.library == "emvfm":
+        from emvfm.backbones.baselines.baseline import NoWeights
+
+        return NoWeights()
     return TimmLibrary() if spec.library == "timm" else OpenClipLibrary()
 
 
@@ -53,11 +57,17 @@ def load_spec(spec: BackboneSpec, options: BackboneOptions, workspace: Workspace
     CorruptError
         The weight file is damaged or unsafe.
     """
+    if spec.library == "emvfm":
+        from emvfm.backbones.baselines.baseline import open_baseline
+
+        return open_baseline(spec, options, workspace)
     library = library_of(spec)
     device = choose_device(options.device)
     if options.untrained:
         if options.weights is not None:
             raise UsageError("--untrained and --weights exclude each other", where=spec.name)
+        if options.shuffle_weights:
+            raise UsageError("--untrained and --shuffle-weights exclude each other", where=spec.name)
         module = build_untrained(library, spec, options.init, options.init_seed)
         digest = f"untrained:{options.init}:{options.init_seed}"
         label = f"{spec.architecture}, untrained ({options.init} init, seed {options.init_seed})"
@@ -65,6 +75,11 @@ def load_spec(spec: BackboneSpec, options: BackboneOptions, workspace: Workspace
         file = locate(spec, workspace, options.weights)
         module = _trained(library, spec, file)
         digest, label = file_digest(file.path), _label(spec, file)
+        if options.shuffle_weights:
+            seed = options.init_seed
+            shuffle_weights(module, seed)
+            digest = f"shuffled:{seed}:{digest}"
+            label = f"{spec.architecture}, weights of {label} shuffled within tensors (seed {seed})"
     backbone = Backbone(
         spec,
         module,

@@ -19,7 +19,8 @@ _Init = Annotated[
     Literal["timm", "kaiming", "xavier", "orthogonal", "trunc_normal"],
     Doc("Scheme of --untrained; timm is the library's own initialisation."),
 ]
-_InitSeed = Annotated[int, Ge(0), Doc("Seed of --untrained.")]
+_InitSeed = Annotated[int, Ge(0), Doc("Seed of --untrained, of --shuffle-weights and of random baselines.")]
+_Shuffle = Annotated[bool, Doc("Trained weights, permuted within each tensor by --init-seed.")]
 _Adapter = Annotated[str | None, Doc("Run or folder with a LoRA adapter to put on the backbone.")]
 _Precision = Annotated[
     Literal["auto", "float32", "bfloat16"], Doc("auto: bfloat16 where the processor has it.")
@@ -33,11 +34,14 @@ class BackboneOptions:
 
     __pydantic_config__ = FORBID_EXTRA
 
-    backbone: Annotated[str, Doc("Name of `backbones list`, timm:NAME, openclip:MODEL/TAG.")] = "dinov2"
+    backbone: Annotated[
+        str, Doc("Name of `backbones list`, timm:NAME, openclip:MODEL/TAG, or a baseline such as pixel:all.")
+    ] = "dinov2"
     weights: _Weights = None
     untrained: _Untrained = False
     init: _Init = "timm"
     init_seed: _InitSeed = 0
+    shuffle_weights: _Shuffle = False
     adapter: _Adapter = None
     layers: Annotated[
         tuple[int, ...] | None, Doc("Block, 0-based, repeatable; without it four evenly spaced.")
@@ -64,6 +68,7 @@ class CheckOptions:
     untrained: _Untrained = False
     init: _Init = "timm"
     init_seed: _InitSeed = 0
+    shuffle_weights: _Shuffle = False
     adapter: _Adapter = None
     precision: _Precision = "auto"
     device: _Device = "auto"

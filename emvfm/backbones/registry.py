@@ -64,9 +64,9 @@ class BackboneSpec:
     """
 
     name: str
-    family: Literal["dinov2", "dinov3", "openclip", "timm"]
+    family: Literal["dinov2", "dinov3", "openclip", "timm", "baseline"]
     variant: str
-    library: Literal["timm", "open_clip"]
+    library: Literal["timm", "open_clip", "emvfm"]
     model: str
     tag: str
     patch: int
@@ -304,7 +304,8 @@ def find_spec(name: str) -> BackboneSpec:
     ----------
     name
         A name of `SPECS`, an alias (``dinov2``, ``dinov3``, ``openclip``), ``timm:NAME`` or a bare
-        ViT name of timm, ``openclip:MODEL/TAG``, or ``tiny:NAME`` for the tiny twin of any of them.
+        ViT name of timm, ``openclip:MODEL/TAG``, ``tiny:NAME`` for the tiny twin of any of them, or a
+        baseline (``pixel:all``, ``random:noise``, ``structure:density``; see `baselines.registry`).
 
     Raises
     ------
@@ -316,6 +317,10 @@ def find_spec(name: str) -> BackboneSpec:
     rows = {spec.name: spec for spec in SPECS}
     if spec := rows.get(ALIASES.get(name, name)):
         return spec
+    if name.partition(":")[0] in ("pixel", "random", "structure"):
+        from emvfm.backbones.baselines.registry import find_baseline
+
+        return find_baseline(name)
     if name.startswith("tiny:"):
         from emvfm.backbones.tiny import tiny_twin
 

@@ -1,7 +1,12 @@
-"""Random weights on purpose: a baseline that shows how much of a result the architecture alone gives."""
+"""Random weights on purpose: baselines that show how much of a result the architecture alone gives.
+
+Weights may be drawn anew (`build_untrained`), or be the trained ones in another order (`shuffle_weights`), which
+keeps the distribution of each tensor, and so its scale, and forgets what was learnt.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +17,7 @@ from emvfm.backbones.backbone import Library
 from emvfm.backbones.registry import BackboneSpec
 from emvfm.errors import UsageError
 
-__all__ = ["SCHEMES", "build_untrained"]
+__all__ = ["SCHEMES", "build_untrained", "shuffle_weights"]
 
 
 def _trunc_normal(weight: torch.Tensor, generator: torch.Generator) -> Any:
@@ -80,3 +85,16 @@ def _refill(
             fill(parameter.flatten(1), generator)
         else:
             parameter.zero_()
+
+
+@torch.no_grad()
+def shuffle_weights(module: nn.Module, seed: int) -> None:
+    """Permute the numbers of each parameter of `module` among themselves, in place.
+
+    Each parameter has a permutation of its own, which depends on the seed and its name alone. Buffers stay.
+    """
+    for name, parameter in module.named_parameters():
+        entropy = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "little") >> 1
+        order = torch.randperm(parameter.numel(), generator=torch.Generator().manual_seed(entropy))
+        flat = parameter.reshape(-1)
+        parameter.copy_(flat[order.to(flat.device)].reshape(parameter.shape))

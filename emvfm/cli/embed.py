@@ -46,7 +46,7 @@ def register(app: typer.Typer) -> None:
                 escape(dataset.name),
                 str(len(embeddings)),
                 layers,
-                str(backbone.width),
+                str(embeddings.width),
                 backbone.precision,
                 f"{seconds:.1f}",
             )
@@ -55,7 +55,7 @@ def register(app: typer.Typer) -> None:
                     "dataset": dataset.name,
                     "images": len(embeddings),
                     "layers": list(embeddings.layers),
-                    "width": backbone.width,
+                    "width": embeddings.width,
                     "precision": backbone.precision,
                     "seconds": seconds,
                 }

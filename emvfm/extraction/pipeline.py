@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from emvfm.backbones.backbone import Backbone
+from emvfm.backbones.baselines.baseline import Baseline
 from emvfm.backbones.canvas import Canvas
 from emvfm.backbones.options import BackboneOptions
 from emvfm.backbones.preprocess import Prepared, Preprocess, intensity_window, valid_fraction
@@ -29,6 +30,7 @@ from emvfm.datasets.masks import read_mask
 from emvfm.datasets.rows import ArrayRows, open_rows
 from emvfm.errors import CorruptError, EmvfmError, UsageError
 from emvfm.extraction.config import EmbedConfig
+from emvfm.extraction.describing import Describing, bind
 from emvfm.extraction.foreground import patch_foreground
 from emvfm.extraction.forward import Forward, Outputs
 from emvfm.extraction.progress import Progress
@@ -53,14 +55,18 @@ _MOST_ROUNDS = 9  # a round goes by when another job takes images out of a shard
 
 
 def identity_of(backbone: Backbone, options: BackboneOptions, view: View = PLAIN) -> EmbeddingIdentity:
-    """Return what decides the numbers when `backbone` embeds a view of an image with `options`."""
+    """Return what decides the numbers when `backbone` embeds a view of an image with `options`.
+
+    What a baseline says in nm² or counts does not fit 16 bits, so it always takes 32.
+    """
+    dtype = options.dtype if isinstance(options, EmbedConfig) else "float16"
     return EmbeddingIdentity(
         backbone=backbone.spec.identity(),
         weights=backbone.weights_digest,
         adapter=backbone.adapter_digest,
         preprocess=Preprocess.for_backbone(backbone.spec, options, view).identity(),
         layers=backbone.choose_layers(options.layers),
-        dtype=options.dtype if isinstance(options, EmbedConfig) else "float16",
+        dtype="float32" if isinstance(backbone, Baseline) else dtype,
         precision=backbone.precision,
     )
 
@@ -265,10 +271,10 @@ def _missing(
     store: EmbeddingStore, dataset: Dataset, preprocess: Preprocess
 ) -> dict[Grid, dict[str, Sample]]:
     """Return the samples whose image is not in the store, by patch grid and name of the image."""
-    have = store.rows()
+    have, source = store.rows(), store.identity.preprocess.get("source")
     missing: dict[Grid, dict[str, Sample]] = {}
     for sample in dataset.samples:
-        key = image_key(sample, preprocess.input_size)
+        key = image_key(sample, preprocess.input_size, source)
         if key not in have:
             try:
                 grid = preprocess.at(sample.pixel_size_nm).grid((sample.height, sample.width))
@@ -295,7 +301,12 @@ def fill_store(
     forward = Forward(backbone, store.identity.layers, store.identity.dtype, batch_size)
     with Progress(console, f"embedding {dataset.name}", len(samples)) as progress:
         for _ in range(_MOST_ROUNDS):
-            with _Extraction(dataset, preprocess, forward, progress.advance) as extraction:
+            extraction: _Extraction | Describing
+            if isinstance(backbone, Baseline):
+                extraction = Describing(dataset, preprocess, backbone, progress.advance)
+            else:
+                extraction = _Extraction(dataset, preprocess, forward, progress.advance)
+            with extraction:
                 shards = [
                     shard for grid, group in missing.items() for shard in store.allocate(grid, list(group))
                 ]
@@ -338,6 +349,7 @@ def embed_dataset(
     """
     if not dataset.samples:
         raise UsageError("no images to embed", where=dataset.name, expected="at least one sample")
+    backbone = bind(backbone, dataset)
     store = EmbeddingStore.ensure(
         workspace.store, identity_of(backbone, options, view), label=backbone.label, width=backbone.width
     )
@@ -365,4 +377,5 @@ def open_embeddings(
     MissingError
         Some are not there.
     """
-    return Embeddings(EmbeddingStore(workspace.store / identity_of(backbone, options).key), dataset)
+    identity = identity_of(bind(backbone, dataset), options)
+    return Embeddings(EmbeddingStore(workspace.store / identity.key), dataset)

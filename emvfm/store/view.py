@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,14 +32,25 @@ def table_record(store: EmbeddingStore, name: str) -> Path:
     return store.folder / "manifest" / ".tables" / f"{name}.checksums"
 
 
-def image_key(sample: Sample, input_size: str) -> str:
+def image_key(sample: Sample, input_size: str, source: Mapping[str, Any] | None = None) -> str:
     """Return the name of a sample's image in a store: its SHA-256, and its pixel size where that decides.
 
     Parameters
     ----------
     input_size
         Of the store's preprocessing; a physical one ends with ``nm``.
+    source
+        Of the store's preprocessing, where the numbers follow from something else than the image: ``reads`` is
+        ``mask``, ``facts`` (and ``columns`` which) or ``cells``, of which the store names the table.
     """
+    reads = "image" if source is None else source["reads"]
+    if reads == "mask":
+        return f"mask {sample.mask_sha256}@{sample.pixel_size_nm!r}nm"
+    if reads == "cells":
+        return f"cells {digest([sample.id, sample.height, sample.width, sample.pixel_size_nm])}"
+    if reads == "facts":
+        known = {"split": sample.split, "domain": sample.domain, "volume": sample.volume, **sample.facts}
+        return f"facts {digest([known.get(column, '') for column in source['columns']])}"  # type: ignore[index]
     if input_size.endswith("nm"):
         return f"{sample.image_sha256}@{sample.pixel_size_nm!r}nm"
     return sample.image_sha256
@@ -70,8 +81,9 @@ def write_table(store: EmbeddingStore, dataset: Dataset, foreground: Callable[[S
         return
     try:
         with atomic_folder(path, replace=path.exists(), scratch=store.scratch) as folder:
-            input_size, found = str(store.identity.preprocess["input_size"]), store.rows()
-            rows = [found[image_key(sample, input_size)] for sample in dataset.samples]
+            facts, found = store.identity.preprocess, store.rows()
+            input_size, source = str(facts["input_size"]), facts.get("source")
+            rows = [found[image_key(sample, input_size, source)] for sample in dataset.samples]
             _fill_table(folder, rows, dataset, foreground)
             files = [file for file in folder.rglob("*") if file.is_file()]
             write_record(table_record(store, path.name), {"files": checksums(folder, files)})
@@ -143,7 +155,8 @@ class Embeddings:
         self.patch = int(store.identity.preprocess["patch"])
         self.input_size = str(store.identity.preprocess["input_size"])
         rows = store.rows()
-        keys = [image_key(s, self.input_size) for s in self.samples]
+        source = store.identity.preprocess.get("source")
+        keys = [image_key(s, self.input_size, source) for s in self.samples]
         absent = [s.id for s, key in zip(self.samples, keys, strict=True) if key not in rows]
         if absent:
             raise MissingError(
