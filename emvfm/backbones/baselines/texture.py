@@ -40,7 +40,8 @@ def texture_names() -> list[str]:
 def _gradients(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the differences down and right a pixel, ``(H, W)``; the borders are mirrored."""
     wide = np.pad(values, 1, mode="edge")
-    return (wide[2:, 1:-1] - wide[:-2, 1:-1]) / 2, (wide[1:-1, 2:] - wide[1:-1, :-2]) / 2
+    half = np.float32(0.5)
+    return (wide[2:, 1:-1] - wide[:-2, 1:-1]) * half, (wide[1:-1, 2:] - wide[1:-1, :-2]) * half
 
 
 def coherence(
@@ -56,6 +57,7 @@ def coherence(
     energy = yy + xx
     gap = (yy - xx) ** 2 + 4 * yx**2
     ratio = np.divide(gap, energy**2, out=np.zeros_like(gap), where=energy > 1e-10)
+    coherent = np.clip(ratio, 0, 1).astype(np.float32)
     coherent = np.clip(ratio, 0, 1).astype(np.float32)
     return coherent, np.sqrt(np.maximum(energy, 0)).astype(np.float32)
 
