@@ -29,6 +29,8 @@ def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
 
 def _summary(dataset: Dataset) -> dict[str, Any]:
     """Return what is known about a dataset as JSON values."""
+    from emvfm.datasets.manifest import fact_names
+
     return {
         "name": dataset.name,
         "folder": str(dataset.root),
@@ -36,6 +38,7 @@ def _summary(dataset: Dataset) -> dict[str, Any]:
         "annotated": len(dataset.annotated()),
         "counts": _counts(dataset),
         "digest": dataset.digest,
+        "facts": list(fact_names(dataset.samples)),
         **dataset.meta,
     }
 
@@ -72,6 +75,24 @@ def _warnings(dataset: Dataset) -> list[str]:
     return [f["message"] for f in findings if f["severity"] != "info"]
 
 
+def _said(dataset: Dataset) -> list[str]:
+    """Return the lines on channels and facts, where there are any."""
+    from emvfm.datasets.channel_names import channels_text
+    from emvfm.datasets.manifest import fact_names
+
+    lines = []
+    if dataset.meta.get("channels"):
+        lines.append(f"channels {channels_text(dataset.meta['channels'])}")
+    if names := fact_names(dataset.samples):
+        shown = []
+        for name in names[:12]:
+            values = {sample.facts.get(name, "") for sample in dataset.samples} - {""}
+            shown.append(f"{name} ({len(values)})")
+        more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+        lines.append(f"facts    {', '.join(shown)}{more}")
+    return lines
+
+
 def _notes(dataset: Dataset) -> list[str]:
     """Return the lines on pairing, split, audit and place."""
     from rich.markup import escape
@@ -86,6 +107,7 @@ def _notes(dataset: Dataset) -> list[str]:
         )
         gap = f", gap {split['gap']}" if split.get("gap") else ""
         lines.append(f"split    {record['domain']}: {how}{gap}, seed {split['seed']}")
+    lines += _said(dataset)
     verdict = dataset.meta.get("audit", "not made")
     style = {"passed": "green", "forced": "red"}.get(verdict, "yellow")
     lines = [escape(line) for line in lines]
@@ -190,7 +212,15 @@ def register(app: typer.Typer) -> None:
         from emvfm.errors import EmvfmError
 
         table = Table(
-            "dataset", "domains", *SPLITS, "pairing", "audit", box=None, pad_edge=False, header_style="bold"
+            "dataset",
+            "domains",
+            *SPLITS,
+            "channels",
+            "pairing",
+            "audit",
+            box=None,
+            pad_edge=False,
+            header_style="bold",
         )
         rows: list[dict[str, Any]] = []
         for name in list_datasets(call.workspace):
@@ -206,6 +236,7 @@ def register(app: typer.Typer) -> None:
                 name,
                 ", ".join(_counts(dataset)),
                 *(str(per_split[split]) for split in SPLITS),
+                ", ".join(str(channel["name"]) for channel in dataset.meta.get("channels", ())),
                 str(dataset.meta.get("pairing", "")),
                 str(dataset.meta.get("audit", "not made")),
             )

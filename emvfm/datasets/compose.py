@@ -10,13 +10,17 @@ import csv
 import io
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from emvfm.datasets.images import read_page, write_image
+from emvfm.datasets.channel_names import parse_channels
+from emvfm.datasets.compose_table import TablePlan, plan_table, write_table_samples
+from emvfm.datasets.files import bring
+from emvfm.datasets.images import read_channels, read_page, write_channels, write_image
 from emvfm.datasets.manifest import Dataset, Sample, load_dataset, save_dataset
 from emvfm.datasets.masks import read_mask
 from emvfm.datasets.options import ComposeOptions
@@ -43,21 +47,6 @@ def refused_folder(workspace: Workspace, name: str) -> Path:
     return workspace.datasets / f".{name}.refused"
 
 
-def _bring(source: Path, target: Path, link: str) -> None:
-    """Link or copy a file; where the file system has no hard links, copy."""
-    source = source.resolve()
-    if link == "sym":
-        target.symlink_to(source)
-        return
-    if link == "hard":
-        try:
-            os.link(source, target)
-        except OSError:  # other file system, no hard links there, or not our file
-            shutil.copyfile(source, target)
-    else:
-        shutil.copyfile(source, target)
-
-
 def _write_sample(draft: Draft, name: str, folder: Path, link: str) -> Sample | str:
     """Decode, check and bring in one sample; return a sentence instead if image and mask differ in size."""
     import numpy as np
@@ -73,7 +62,10 @@ def _write_sample(draft: Draft, name: str, folder: Path, link: str) -> Sample | 
         )
     if draft.image.page is None:
         image = f"{draft.split}/images/{name}{draft.image.path.suffix}"
-        _bring(draft.image.path, folder / image, link)
+        bring(draft.image.path, folder / image, link)
+    elif pixels.ndim == 3 and pixels.shape[2] != 3:
+        image = f"{draft.split}/images/{name}.tif"
+        write_channels(folder / image, np.moveaxis(pixels, -1, 0))
     else:
         lossless_png = pixels.dtype == np.uint8 or (pixels.dtype == np.uint16 and pixels.ndim == 2)
         image = f"{draft.split}/images/{name}{'.png' if lossless_png else '.tif'}"
@@ -82,7 +74,7 @@ def _write_sample(draft: Draft, name: str, folder: Path, link: str) -> Sample | 
     if draft.mask is not None and masked is not None:
         if draft.mask.page is None:
             mask = f"{draft.split}/masks/{name}{draft.mask.path.suffix}"
-            _bring(draft.mask.path, folder / mask, link)
+            bring(draft.mask.path, folder / mask, link)
         else:
             mask = f"{draft.split}/masks/{name}.png"
             write_image(folder / mask, masked.astype(np.uint8) * np.uint8(255))
@@ -99,6 +91,7 @@ def _write_sample(draft: Draft, name: str, folder: Path, link: str) -> Sample | 
         pixel_size_nm=draft.pixel_size_nm,
         image_sha256=sha256_file(folder / image),
         mask_sha256=None if mask is None else sha256_file(folder / mask),
+        facts=draft.facts,
     )
 
 
@@ -130,12 +123,12 @@ def _write_samples(
     return tuple(result for result in results if isinstance(result, Sample))
 
 
-def _mapping(drafts: Sequence[Draft], samples: Sequence[Sample]) -> str:
+def _mapping(origins: Sequence[tuple[str, str]], samples: Sequence[Sample]) -> str:
     """Return the table of where each file came from, in the columns of the reference system."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(MAPPING_COLUMNS)
-    for draft, sample in zip(drafts, samples, strict=True):
+    for origin, sample in zip(origins, samples, strict=True):
         writer.writerow(
             [
                 sample.domain,
@@ -143,7 +136,7 @@ def _mapping(drafts: Sequence[Draft], samples: Sequence[Sample]) -> str:
                 sample.id,
                 sample.image,
                 sample.mask or "",
-                *draft.sources,
+                *origin,
             ]
         )
     return text.getvalue()
@@ -154,7 +147,9 @@ def _joined(records: Sequence[dict[str, Any]], key: str) -> str | None:
     return "; ".join(values) or None
 
 
-def _meta(records: list[dict[str, Any]]) -> dict[str, Any]:
+def _meta(
+    records: list[dict[str, Any]], channels: Sequence[Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
     rules = {record["pairing"]["rule"] for record in records}
     splits = [record["split"] for record in records]
     return {
@@ -164,7 +159,58 @@ def _meta(records: list[dict[str, Any]]) -> dict[str, Any]:
         "pairing": rules.pop() if len(rules) == 1 else "mixed",
         "split": splits[0] if splits and all(s == splits[0] for s in splits) else {"scheme": "mixed"},
         "sources": records,
+        **({"channels": [dict(channel) for channel in channels]} if channels else {}),
     }
+
+
+def _channels(records: Sequence[Mapping[str, Any]], options: ComposeOptions) -> Any:
+    """Return the channels that `options` name, else those in which all sources agree."""
+    if options.channels:
+        return [channel.to_json() for channel in parse_channels(options.channels)]
+    said = [record.get("channels") for record in records]
+    if any(channels != said[0] for channels in said):
+        raise UsageError(
+            "sources with different channels", todo="compose them apart, or name the channels with --channels"
+        )
+    return said[0] if said else None
+
+
+def _check_channels(samples: Sequence[Sample], folder: Path, count: int) -> None:
+    """Refuse images that have not as many channels as there are names."""
+    for sample in samples:
+        found = len(read_channels(folder / sample.image))
+        if found != count:
+            raise RefusedError(
+                "not the channels that were named",
+                where=sample.id,
+                got=f"{found}",
+                expected=f"{count} channels",
+            )
+
+
+def _from_table(plan: TablePlan, folder: Path, *, link: str, console: Any) -> Dataset:
+    samples = write_table_samples(plan, folder, link, console)
+    origins = [(plan.images.origin(n), "") for n in range(len(samples))]
+    write_text(folder / "mapping.csv", _mapping(origins, samples))
+    channels = [channel.to_json() for channel in plan.channels]
+    return Dataset("", folder, samples, _meta([dict(plan.record)], channels))
+
+
+def _from_sources(
+    sources: Sequence[str], workspace: Workspace, options: ComposeOptions, console: Any
+) -> Callable[[Path], Dataset]:
+    """Plan from names, and return what writes the samples into a folder."""
+    drafts, records = plan_sources(sources, workspace, options)
+    names, channels = name_drafts(drafts), _channels(records, options)
+
+    def write(folder: Path) -> Dataset:
+        samples = _write_samples(drafts, names, folder, options.link, console)
+        if options.channels and channels:
+            _check_channels(samples, folder, len(channels))
+        write_text(folder / "mapping.csv", _mapping([draft.sources for draft in drafts], samples))
+        return Dataset("", folder, samples, _meta(records, channels))
+
+    return write
 
 
 def _audit(dataset: Dataset, name: str, workspace: Workspace, force: bool, seed: int) -> Dataset:
@@ -190,6 +236,25 @@ def _audit(dataset: Dataset, name: str, workspace: Workspace, force: bool, seed:
         )
     verdict = "forced" if refused else "passed"
     return replace(dataset, meta={**dataset.meta, "audit": verdict})
+
+
+def _compose_spots(
+    name: str, sources: Sequence[str | Path], folder: Path, workspace: Workspace, options: ComposeOptions
+) -> Dataset:
+    """Compose a dataset of tiles around positions; the rest is as in `compose`."""
+    from emvfm.datasets.spots import read_spots, write_tiles
+
+    assert options.spots is not None
+    if sources or options.masks is not None or options.pairs is not None:
+        raise UsageError("spots come with --images alone", where="--spots", got="--from, --masks or --pairs")
+    sections = read_spots(options.spots, options.images, pixel_size=options.pixel_size)
+    domain = options.domain[0] if options.domain else None
+    with atomic_folder(folder, replace=options.replace) as temporary:
+        samples, record = write_tiles(temporary, sections, options.tile, domain=domain)
+        dataset = save_dataset(Dataset(name, temporary, samples, _meta([record])))
+        save_dataset(_audit(dataset, name, workspace, options.force, options.seed))
+    shutil.rmtree(refused_folder(workspace, name), ignore_errors=True)
+    return load_dataset(folder)
 
 
 def compose(
@@ -237,12 +302,20 @@ def compose(
         raise UsageError(
             "a dataset of this name exists", where=folder, todo="choose another or give --replace"
         )
-    drafts, records = plan_sources([str(source) for source in sources], workspace, options)
-    names = name_drafts(drafts)
+    if options.spots is not None:
+        return _compose_spots(name, sources, folder, workspace, options)
+    if options.table is not None:
+        if sources:
+            raise UsageError(
+                "a table is a source of its own", where="--from", got=", ".join(map(str, sources))
+            )
+        write: Callable[[Path], Dataset] = partial(
+            _from_table, plan_table(name, options), link=options.link, console=console
+        )
+    else:
+        write = _from_sources([str(source) for source in sources], workspace, options, console)
     with atomic_folder(folder, replace=options.replace) as temporary:
-        samples = _write_samples(drafts, names, temporary, options.link, console)
-        write_text(temporary / "mapping.csv", _mapping(drafts, samples))
-        dataset = save_dataset(Dataset(name, temporary, samples, _meta(records)))
+        dataset = save_dataset(replace(write(temporary), name=name))
         save_dataset(_audit(dataset, name, workspace, options.force, options.seed))
     shutil.rmtree(refused_folder(workspace, name), ignore_errors=True)
     return load_dataset(folder)

@@ -1,7 +1,8 @@
 """Reading microscopy images: PNG, JPEG, TIFF and slices of volumes, decoded by content and never trusted.
 
 An image keeps its native type. Three equal channels collapse to one, because EM is often stored as
-RGB. Whatever is empty, cut off, too large or not what its name says is a `CorruptError` naming the file.
+RGB, but never where channels have names (`read_channels`).
+Whatever is empty, cut off, too large or not what its name says is a `CorruptError` naming the file.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ __all__ = [
     "open_raster",
     "page_count",
     "pixel_size_nm",
+    "read_channels",
     "read_image",
     "read_page",
     "read_plane",
     "read_raster",
     "sniff_format",
+    "write_channels",
     "write_image",
 ]
 
@@ -176,7 +179,7 @@ def page_count(path: Path) -> int:
 
 
 def _plane(planes: Planes | Volume, page: int | None) -> np.ndarray:
-    _check_size(planes.path, planes.height, planes.width)
+    _check_size(planes.path, planes.height, planes.width * getattr(planes, "channels", 1))
     if page is None and planes.count != 1:
         raise CorruptError(
             "a stack where a single image is expected",
@@ -189,8 +192,8 @@ def _plane(planes: Planes | Volume, page: int | None) -> np.ndarray:
     return planes.read(page or 0)
 
 
-def native_pixels(path: Path, values: np.ndarray) -> np.ndarray:
-    """Return uint8, uint16 or float32 pixels, with equal channels collapsed."""
+def native_type(path: Path, values: np.ndarray) -> np.ndarray:
+    """Return uint8, uint16 or finite float32 pixels of the same shape."""
     import numpy as np
 
     if values.dtype.kind == "b":
@@ -204,6 +207,14 @@ def native_pixels(path: Path, values: np.ndarray) -> np.ndarray:
             raise CorruptError("unusable pixel type", where=path, got=values.dtype)
         small = values.dtype.itemsize <= 2 and values.min() >= 0
         values = values.astype(np.uint16 if small else np.float32)
+    return values
+
+
+def native_pixels(path: Path, values: np.ndarray) -> np.ndarray:
+    """Return uint8, uint16 or float32 pixels, with equal channels collapsed."""
+    import numpy as np
+
+    values = native_type(path, values)
     if values.ndim == 3 and (values[..., :1] == values).all():
         values = values[..., 0]
     return np.ascontiguousarray(values)
@@ -230,7 +241,8 @@ def read_image(path: Path) -> np.ndarray:
     Returns
     -------
     np.ndarray
-        (H, W), or (H, W, 3) where the channels differ; uint8, uint16 or float32 in the file's own
+        (H, W), or (H, W, C) where the channels differ (three of a colour image, as many as a TIFF with an
+        axis of channels has); uint8, uint16 or float32 in the file's own
         range. Palettes are resolved to colours, alpha is dropped, signed and wide integers become
         float32 (16-bit ones without negative values uint16), 1-bit becomes 0 and 255.
 
@@ -243,6 +255,18 @@ def read_image(path: Path) -> np.ndarray:
         not what its name says.
     """
     return read_page(path, None)
+
+
+def read_channels(path: Path) -> np.ndarray:
+    """Read a single image as ``(C, H, W)``, channels in the order of the file; see `read_image`.
+
+    Grey is one channel, colour three, and a TIFF with an axis of channels (OME-TIFF, ImageJ) has its own. No
+    channels collapse.
+    """
+    import numpy as np
+
+    values = native_type(Path(path), read_plane(path, None))
+    return np.ascontiguousarray(values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0))
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -270,4 +294,15 @@ def write_image(path: Path, values: np.ndarray) -> Path:
         tifffile.imwrite(
             stream, values, compression="zlib", photometric="rgb" if values.ndim == 3 else "minisblack"
         )
+    return write_bytes(path, stream.getvalue())
+
+
+def write_channels(path: Path, values: np.ndarray) -> Path:
+    """Write ``(C, H, W)`` pixels as a TIFF with an axis of channels, which `read_channels` gives back."""
+    import io
+
+    import tifffile
+
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, values, compression="zlib", photometric="minisblack", metadata={"axes": "CYX"})
     return write_bytes(path, stream.getvalue())

@@ -248,6 +248,8 @@ def read_mask(path: Path, page: int | None = None) -> np.ndarray:
     path = Path(path)
     if is_volume(path) or sniff_format(path) == "TIFF":
         plane = read_plane(path, page)
+        if plane.ndim == 3 and plane.shape[2] != 3:
+            raise CorruptError("a mask with several channels", where=path, got=f"{plane.shape[2]} channels")
         labels = _wide_labels(plane, path)
         if labels is not None:
             return labels

@@ -20,13 +20,51 @@ class ComposeOptions:
     __pydantic_config__ = FORBID_EXTRA
 
     images: Annotated[
-        Path | None, Doc("Folder of images, or a stack: TIFF, HDF5, Zarr, N5 (FILE.h5:/name).")
+        Path | None,
+        Doc(
+            "Folder of images, or a stack: TIFF, HDF5, Zarr, N5 (FILE.h5:/name); with --table also npy, npz."
+        ),
     ] = None
     masks: Annotated[Path | None, Doc("Folder of masks, or a stack of masks or labels.")] = None
     pairs: Annotated[Path | None, Doc("CSV with the columns image,mask instead of pairing by names.")] = None
+    spots: Annotated[
+        Path | None,
+        Doc(
+            "Table of positions (image, x, y in px): a tile around each is a sample; --images is where images are."
+        ),
+    ] = None
+    tile: Annotated[str, Doc("Side of the tiles of --spots: 224 pixels, or a length such as 112um.")] = "224"
     pairing: Annotated[str, Doc("numbers; or wrong on purpose: text-sorted, shift:K, scramble:P.")] = (
         "numbers"
     )
+    table: Annotated[
+        Path | None,
+        Doc("CSV or TSV with one row an image of --images; its columns become facts of the samples."),
+    ] = None
+    image_column: Annotated[
+        tuple[str, ...],
+        Doc(
+            "With --table: column that names the files; repeated, one file a channel; else found by its name."
+        ),
+    ] = ()
+    crop: Annotated[
+        str | None,
+        Doc(
+            "With --table: columns of the height and width of an image, such as h,w; what is beyond is padding."
+        ),
+    ] = None
+    where: Annotated[tuple[str, ...], Doc("With --table: keep only rows with COLUMN=V1,V2; repeatable.")] = ()
+    labels: Annotated[
+        str | None,
+        Doc("With --table: column of labels, becomes the fact label; COLUMN=SEPARATOR parts several."),
+    ] = None
+    channels: Annotated[
+        str | None, Doc("Channels in the order of the files: NAME[:STAIN[:NM]], joined by commas.")
+    ] = None
+    split_by: Annotated[
+        tuple[str, ...],
+        Doc("With --table: COLUMN of splits, or of groups that stay together; COLUMN=V1,V2 for the test."),
+    ] = ()
     allow_unmasked: Annotated[bool, Doc("Keep images without a mask, unannotated.")] = False
     split: Annotated[
         Literal["auto", "block", "random", "given"],

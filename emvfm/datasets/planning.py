@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Draft:
     z: int | None
     pixel_size_nm: float | None
     origin: tuple[str, str] | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def sources(self) -> tuple[str, str]:
@@ -211,10 +212,14 @@ def _plan_dataset(dataset: Dataset) -> tuple[list[Draft], list[dict[str, Any]]]:
             s.z,
             s.pixel_size_nm,
             origins.get(s.id),
+            s.facts,
         )
         for s in dataset.samples
     ]
-    return drafts, [{**record, "from_dataset": dataset.name} for record in dataset.meta.get("sources", [])]
+    own = {"from_dataset": dataset.name}
+    if dataset.meta.get("channels"):
+        own["channels"] = dataset.meta["channels"]
+    return drafts, [{**record, **own} for record in dataset.meta.get("sources", [])]
 
 
 def _find(source: str, workspace: Workspace) -> Dataset | Layout:
@@ -241,6 +246,16 @@ def _find(source: str, workspace: Workspace) -> Dataset | Layout:
 def plan_sources(
     sources: Sequence[str], workspace: Workspace, options: ComposeOptions
 ) -> tuple[list[Draft], list[dict[str, Any]]]:
+    """Return the samples of all sources, and what is kept of each source.
+
+    Raises
+    ------
+    UsageError
+        Options and sources do not fit.
+    """
+    table_only = ("image_column", "crop", "where", "labels", "split_by")
+    if given := [name for name in table_only if getattr(options, name)]:
+        raise UsageError("this goes with --table", where="--" + given[0].replace("_", "-"))
     found = [_find(str(source), workspace) for source in sources]
     if options.images is not None:
         images, masks = options.images.absolute(), options.masks and options.masks.absolute()
@@ -251,7 +266,9 @@ def plan_sources(
     elif options.masks is not None:
         raise UsageError("--masks goes with --images")
     if not found:
-        raise UsageError("nothing to compose", todo="give --from SOURCE, or --images DIR --masks DIR")
+        raise UsageError(
+            "nothing to compose", todo="give --from SOURCE, --images DIR --masks DIR, or --table"
+        )
     if options.domain and len(options.domain) != len(found):
         raise UsageError("one --domain for each source", got=len(options.domain), expected=len(found))
     rule, _ = check_rule(options.pairing)

@@ -20,7 +20,10 @@ from emvfm.errors import CorruptError
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["TIFF_DAMAGE", "Planes", "open_tiff", "single_page"]
+__all__ = ["MAX_CHANNELS", "TIFF_DAMAGE", "Planes", "open_tiff", "single_page"]
+
+#: Most channels of one image; more is another axis under a wrong name.
+MAX_CHANNELS = 64
 
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE = 0, 1, 2, 3
 
@@ -29,7 +32,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Planes:
-    """The planes of an open TIFF: `count` of (height, width) px, by pages or by an offset in the file."""
+    """The planes of an open TIFF: `count` of (height, width) px, by pages or by an offset in the file.
+
+    With more than one of `channels` there is a single plane, of as many pages.
+    """
 
     path: Path
     count: int
@@ -39,9 +45,20 @@ class Planes:
     pages: tuple[Any, ...]  # one a plane; empty where one directory stands for a contiguous stack
     offset: int
     filehandle: Any
+    channels: int = 1
 
     def read(self, plane: int) -> np.ndarray:
-        """Decode a plane to (H, W) or (H, W, 3) in its own type; palettes are resolved, white is high."""
+        """Decode a plane to (H, W), (H, W, 3) or, of named channels, (H, W, C) in its own type.
+
+        Palettes are resolved, white is high.
+        """
+        import numpy as np
+
+        if self.channels == 1:
+            return self._page(plane)
+        return np.stack([self._page(channel) for channel in range(self.channels)], axis=-1)
+
+    def _page(self, plane: int) -> np.ndarray:
         import numpy as np
 
         page = self.pages[plane] if self.pages else self.keyframe
@@ -110,17 +127,22 @@ def _planes(path: Path, file: Any) -> Planes:
         )
     lengths = dict(zip(first.axes, first.shape, strict=True))
     height, width = lengths.pop("Y", 0), lengths.pop("X", 0)
-    lengths.pop("S", None)
-    if lengths.pop("C", 1) > 1:
-        raise CorruptError("a TIFF with several channels", where=path, got=f"axes {first.axes}")
+    samples, channels = lengths.pop("S", 1), lengths.pop("C", 1)
     count = math.prod(lengths.values()) * len(series)
+    if channels > 1 and (count > 1 or samples > 1 or channels > MAX_CHANNELS):
+        raise CorruptError(
+            "a TIFF with several channels and more",
+            where=path,
+            got=f"axes {first.axes} of {'x'.join(map(str, first.shape))}",
+            expected=f"one plane of at most {MAX_CHANNELS} channels",
+        )
     pages = tuple(page for s in series for page in s.pages if page is not None)
     offset = 0
-    if len(pages) != count:
+    if len(pages) != count * channels:
         if len(series) > 1 or first.dataoffset is None or first.keyframe.samplesperpixel not in (1, 3):
             raise CorruptError("unusual TIFF layout", where=path, got=f"axes {first.axes}")
         pages, offset = (), first.dataoffset
-    return Planes(path, count, height, width, first.keyframe, pages, offset, file.filehandle)
+    return Planes(path, count, height, width, first.keyframe, pages, offset, file.filehandle, channels)
 
 
 #: What tifffile and its codecs raise on damaged files.
@@ -171,7 +193,7 @@ def single_page(path: Path) -> Callable[[], Any] | None:
     """
 
     def simple(planes: Planes) -> bool:
-        if len(planes.pages) != 1 or planes.count != 1:
+        if len(planes.pages) != 1 or planes.count != 1 or planes.channels != 1:
             return False
         page = planes.pages[0].keyframe
         planes._check_segments(page)

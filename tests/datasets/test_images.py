@@ -140,8 +140,8 @@ def test_stack_with_one_directory_is_read_by_offset(tmp_path):
         read_page(tmp_path / "s.tif", 6)
 
 
-def test_several_channels_are_refused(tmp_path):
-    tifffile.imwrite(tmp_path / "c.tif", np.zeros((2, 8, 8), np.uint8), ome=True, metadata={"axes": "CYX"})
+def test_several_channels_of_several_planes_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "c.tif", np.zeros((3, 2, 8, 8), np.uint8), ome=True, metadata={"axes": "ZCYX"})
     with pytest.raises(CorruptError, match="channels"):
         read_image(tmp_path / "c.tif")
 
