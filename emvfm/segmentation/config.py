@@ -113,6 +113,6 @@ class TrainConfig(Augmentation, LoraOptions, BackboneOptions):
     head_steps: Annotated[int, Gt(0), Doc("Steps of that head; its other options are those given here.")] = (
         1000
     )
-    warm_lr: Annotated[float, Gt(0), Doc("Highest learning rate of a head that begins trained.")] = 7.5e-4
+    warm_lr: Annotated[float, Gt(0), Doc("Highest learning rate of a head that begins trained.")] = 3e-4
     tensorboard: Annotated[bool, Doc("Write the run for TensorBoard, too (extra: tensorboard).")] = False
     seed: int = 0
