@@ -95,7 +95,7 @@ class Comparison:
     def text(self) -> str:
         """Return one line for a person."""
         found, test, ranks = self.proteins, self.corrected, self.signed_ranks
-        between = "" if found.low is None else f" [{found.low:+.4f}, {found.high:+.4f}] over proteins"
+        between = "" if found.low is None else f" [{found.low:+.4f}, {found.high:+.4f}] over groups"
         line = f"{self.names[0]} - {self.names[1]}: {self.metric} {found.value:+.4f}{between};"
         holm = f"(Holm {self.p_holm:.3g} of {self.n_compared})"
         if test is None or ranks is None:

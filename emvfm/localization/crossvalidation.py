@@ -199,14 +199,14 @@ def _together(parts: Sequence[Predictions], *, in_order: bool) -> Predictions:
 
 
 def _said(folds: Folds, protocol: ProtocolOptions, head: HeadOptions) -> str:
-    kind = "grouped by protein" if folds.grouped else "NOT grouped by protein"
+    kind = "of whole groups" if folds.grouped else "that cuts groups apart"
     how = f" ({protocol.aggregation} of rows)"
-    level = {"row": "rows", "unit": "units" + how, "group": "proteins" + how}[protocol.level]
+    level = {"row": "rows", "unit": "units" + how, "group": "groups" + how}[protocol.level]
     tuned = (
         protocol.thresholds if protocol.thresholds == "fixed" else f"{protocol.thresholds} on an inner split"
     )
     decided = "the likeliest class predicted" if head.single else f"thresholds {tuned}"
-    many = "one split" if folds.k == 1 else f"{folds.k} folds"
+    many = "one split" if folds.k == 1 else f"cross-validation in {folds.k} folds"
     return f"{many} {kind}, out-of-fold scores of {level}, {decided}, seed {protocol.seed}"
 
 

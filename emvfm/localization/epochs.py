@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,8 @@ class Training:
     losses, validation
         Of each epoch: mean training loss, and macro AP of the inner split (empty without one).
     kept_epoch
-        Epoch whose weights were kept, from 1.
+        Epoch whose weights were kept, from 1: of those with the highest macro AP the one with the lowest loss of the
+        inner split. Where few rows are ranked without a mistake at once, probabilities still have far to go.
     """
 
     n: int
@@ -129,7 +130,7 @@ def fit_by_epochs(
         losses: list[float] = []
         validation: list[float] = []
         kept: dict[str, Any] | None = None
-        kept_epoch = 0
+        kept_epoch, best = 0, (0.0, 0.0)
         for epoch in range(1, options.epochs + 1):
             rows = _epoch_rows(truth, options, rng)
             losses.append(
@@ -144,11 +145,16 @@ def fit_by_epochs(
                 )
             if held is None:
                 continue
-            validation.append(_macro_ap(held[1], _predict(model, held[0], place, single=single)))
+            logits = _logits(model, held[0], place)
+            validation.append(_macro_ap(held[1], _probabilities(logits, single=single)))
+            reached = (
+                validation[-1],
+                -float(loss_of(logits, torch.from_numpy(held[1].astype(np.float32)), options)),
+            )
             if plateau is not None:
                 plateau.step(validation[-1])
-            if options.patience and (kept is None or validation[-1] > validation[kept_epoch - 1]):
-                kept, kept_epoch = copy.deepcopy(model.state_dict()), epoch
+            if options.patience and (kept is None or reached > best):
+                kept, kept_epoch, best = copy.deepcopy(model.state_dict()), epoch, reached
             if options.patience and epoch - kept_epoch >= options.patience:
                 break
     if kept is not None:
@@ -156,7 +162,7 @@ def fit_by_epochs(
     model.eval()
     n_held = 0 if held is None else len(held[1])
     training = Training(len(truth), n_held, tuple(losses), tuple(validation), kept_epoch or len(losses))
-    return lambda found: _predict(model, found, place, single=single), training
+    return lambda found: _probabilities(_logits(model, found, place), single=single), training
 
 
 def _epoch_rows(truth: NDArray[np.bool_], options: HeadOptions, rng: np.random.Generator) -> NDArray[np.intp]:
@@ -187,20 +193,18 @@ def _train_epoch(
     return float(total) / len(rows)
 
 
-def _predict(
-    model: torch.nn.Module, features: Features, place: torch.device, *, single: bool
-) -> NDArray[np.float64]:
+def _logits(model: torch.nn.Module, features: Features, place: torch.device) -> torch.Tensor:
     import torch
-
-    def activate(logits: torch.Tensor) -> torch.Tensor:
-        return logits.softmax(dim=1) if single else torch.sigmoid(logits)
 
     model.eval()
     with torch.inference_mode():
-        blocks: Sequence[torch.Tensor] = [
-            activate(model(block.to(place))).cpu() for block in torch.from_numpy(features).split(16_384)
-        ]
-    return torch.cat(list(blocks)).numpy().astype(np.float64)
+        blocks = [model(block.to(place)).cpu() for block in torch.from_numpy(features).split(16_384)]
+    return torch.cat(blocks)
+
+
+def _probabilities(logits: torch.Tensor, *, single: bool) -> NDArray[np.float64]:
+    found = logits.softmax(dim=1) if single else logits.sigmoid()
+    return np.asarray(found.numpy(), np.float64)
 
 
 def _macro_ap(truth: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:

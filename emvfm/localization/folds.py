@@ -77,13 +77,13 @@ class FoldReport:
     def text(self) -> str:
         """Return one line for a person."""
         rows = f"{min(self.rows)}" + (f" to {max(self.rows)}" if min(self.rows) < max(self.rows) else "")
-        line = f"{self.k} folds of {rows} rows, {self.n_groups} proteins"
+        line = f"{self.k} folds of {rows} rows, {self.n_groups} groups"
         if self.k == 1:
-            line = f"one split: {self.rows[0]} of {self.n} rows tested, {self.n_groups} proteins"
+            line = f"one split: {self.rows[0]} of {self.n} rows tested, {self.n_groups} groups"
         if self.crossing_groups:
             line += (
-                f"; {self.crossing_groups} proteins cross folds and {self.seen_rows:.0%} of the test rows are tested"
-                " after a sibling was in training: scores are too high for new proteins"
+                f"; {self.crossing_groups} groups cross folds and {self.seen_rows:.0%} of the test rows are tested"
+                " after a sibling was in training: scores are too high for new groups"
             )
         else:
             line += ", none on both sides" if self.k == 1 else ", none in two folds"
@@ -126,7 +126,7 @@ def group_numbers(groups: ArrayLike) -> Rows:
     """Return ``(N,)`` numbers of groups from 0, in the order of their names."""
     names = np.asarray(groups)
     if names.ndim != 1:
-        raise UsageError("not one protein a row", where="groups", got=f"shape {names.shape}")
+        raise UsageError("not one group a row", where="groups", got=f"shape {names.shape}")
     return np.unique(names, return_inverse=True)[1].astype(np.intp)
 
 
@@ -224,14 +224,14 @@ def make_folds(
     """
     truth, group = np.asarray(labels).astype(bool), group_numbers(groups)
     if truth.ndim != 2 or len(truth) != len(group):
-        got = f"labels {truth.shape}, {len(group)} proteins"
-        raise UsageError("not one protein a row of labels", where="groups", got=got, expected="(N, L) and N")
+        got = f"labels {truth.shape}, {len(group)} groups"
+        raise UsageError("not one group a row of labels", where="groups", got=got, expected="(N, L) and N")
     if k < 2:
         raise UsageError("too few folds", where="k", got=k, expected="at least 2")
     unit = group if grouped else np.arange(len(truth))
     n_units = len(np.unique(unit))
     if n_units < k:
-        kind = "proteins" if grouped else "rows"
+        kind = "groups" if grouped else "rows"
         raise RefusedError(f"fewer {kind} than folds", where="folds", got=n_units, expected=f"at least {k}")
     fold = stratify_rows(truth, unit, [1 / k] * k, order, seed)
     return Folds(fold, group, k, grouped, order, seed, fold_report(truth, group, fold, k, grouped))
@@ -269,8 +269,8 @@ def inner_split(
     side = stratify_rows(truth, unit, [1 - fraction, fraction], order, seed)
     fit, validation = chosen[side == 0], chosen[side == 1]
     if not len(fit) or not len(validation):
-        got = f"{len(np.unique(unit))} proteins"
-        raise RefusedError("too few proteins for an inner split", where="inner split", got=got)
+        got = f"{len(np.unique(unit))} groups"
+        raise RefusedError("too few groups for an inner split", where="inner split", got=got)
     return fit, validation
 
 

@@ -49,7 +49,7 @@ class Leak:
         )
         return (
             f"ungrouped folds {verb} {self.metric}: {self.ungrouped.mean:.4f} against {self.grouped.mean:.4f} with"
-            f" whole proteins ({found.value:+.4f}{between}); {report.crossing_groups} of {report.n_groups} proteins"
+            f" whole groups ({found.value:+.4f}{between}); {report.crossing_groups} of {report.n_groups} groups"
             f" cross folds, {report.seen_rows:.0%} of the rows have a sibling in training"
         )
 

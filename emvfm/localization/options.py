@@ -70,7 +70,7 @@ class ProtocolOptions:
 
     folds: Annotated[int, Ge(2), Doc("Number of folds.")] = 5
     ungrouped: Annotated[
-        bool, Doc("Let the rows of a protein fall into several folds; what that leaks is measured and said.")
+        bool, Doc("Let the rows of a group fall into several folds; what that leaks is measured and said.")
     ] = False
     order: Annotated[int, Ge(1), Le(2), Doc("Stratify by labels (1), or also by pairs of labels (2).")] = 1
     thresholds: Annotated[
@@ -85,10 +85,10 @@ class ProtocolOptions:
     ] = 0.15
     level: Annotated[
         Literal["row", "unit", "group"],
-        Doc("Score rows (such as cells), units of them (fields), or proteins."),
+        Doc("Score rows (such as cells), units of them (fields), or groups."),
     ] = "row"
     aggregation: Annotated[
-        Literal["mean", "max", "noisy-or"], Doc("How the scores of rows become those of units or proteins.")
+        Literal["mean", "max", "noisy-or"], Doc("How the scores of rows become those of units or groups.")
     ] = "mean"
     seed: Annotated[int, Ge(0), Doc("Of folds, inner splits, heads and resampling.")] = 0
 

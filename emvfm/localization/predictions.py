@@ -243,8 +243,8 @@ def difference_interval(
         For a metric that is none, or an option out of range.
     """
     if not np.array_equal(np.unique(first.group), np.unique(second.group)):
-        got = f"{len(np.unique(first.group))} and {len(np.unique(second.group))} proteins"
-        raise RefusedError("not tested on the same proteins", where="comparison", got=got)
+        got = f"{len(np.unique(first.group))} and {len(np.unique(second.group))} groups"
+        raise RefusedError("not tested on the same groups", where="comparison", got=got)
     means = [fold_values(found, metric).mean for found in (first, second)]
     value = math.nan if means[0] is None or means[1] is None else means[0] - means[1]
     draws = _draws(int(first.group.max()) + 1, samples, level, seed)
@@ -269,10 +269,9 @@ def _interval(
     n, n_groups = len(found.group), len(np.unique(found.group))
     kept = replicates[np.isfinite(replicates)]
     if n_groups < 2 or not len(kept):
-        why = "a single protein" if n_groups < 2 else "undefined on every resample"
+        why = "a single group" if n_groups < 2 else "undefined on every resample"
         return Interval(metric, value, None, None, None, level, n, n_groups, seed, f"no interval: {why}")
     low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
-    protocol = (
-        f"mean over {found.folds} folds; percentile bootstrap of {n_groups} proteins, {len(kept)} resamples"
-    )
+    over = "one split" if found.folds == 1 else f"mean over {found.folds} folds"
+    protocol = f"{over}; percentile bootstrap of {n_groups} groups, {len(kept)} resamples"
     return Interval(metric, value, float(low), float(high), p_value, level, n, n_groups, seed, protocol)

@@ -92,7 +92,7 @@ def test_the_protein_level_scores_each_protein_once() -> None:
     x, labels, groups = _data()
     found = cross_validate(x, labels, groups, KNN, ProtocolOptions(level="group", thresholds="fixed"))
     assert found.pooled.n == found.pooled.n_groups == 60
-    assert "proteins (mean of rows)" in found.pooled.protocol
+    assert "groups (mean of rows)" in found.pooled.protocol
     order = np.argsort(found.predictions.group)
     by_hand = found.row_scores.reshape(60, 3, 4).mean(axis=1)
     np.testing.assert_allclose(found.predictions.scores[order], by_hand, rtol=1e-12)
@@ -158,5 +158,5 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(UsageError, match="no such score"):
         other.mean("f3")
     whole = cross_validate(x, labels, groups, KNN, ProtocolOptions(folds=3))
-    with pytest.raises(RefusedError, match="same proteins"):
+    with pytest.raises(RefusedError, match="same groups"):
         difference_interval(whole.predictions, other.predictions, "macro_ap")

@@ -115,7 +115,7 @@ def test_opencell_proteins_with_four_fields_each(opencell: np.ndarray) -> None:
 def test_what_makes_no_folds_is_refused() -> None:
     with pytest.raises(UsageError, match="too few folds"):
         make_folds([[1], [0]], [0, 1], k=1)
-    with pytest.raises(RefusedError, match="fewer proteins than folds"):
+    with pytest.raises(RefusedError, match="fewer groups than folds"):
         make_folds([[1], [0], [1]], [0, 0, 1], k=3)
     with pytest.raises(UsageError, match="one protein a row"):
         make_folds([[1], [0]], [0, 1, 2])

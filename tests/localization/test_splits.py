@@ -55,7 +55,7 @@ def test_a_split_through_proteins_is_not_called_grouped() -> None:
     assert not folds.grouped
     assert folds.report.crossing_groups == 1
     assert folds.report.seen_rows == pytest.approx(2 / 5)
-    assert "too high for new proteins" in folds.report.text()
+    assert "too high for new groups" in folds.report.text()
     for test in (np.zeros(12, bool), np.ones(12, bool)):
         with pytest.raises(RefusedError, match="nothing to learn from"):
             one_split(labels, groups, test)
