@@ -117,7 +117,7 @@ def test_what_makes_no_folds_is_refused() -> None:
         make_folds([[1], [0]], [0, 1], k=1)
     with pytest.raises(RefusedError, match="fewer groups than folds"):
         make_folds([[1], [0], [1]], [0, 0, 1], k=3)
-    with pytest.raises(UsageError, match="one protein a row"):
+    with pytest.raises(UsageError, match="one group a row"):
         make_folds([[1], [0]], [0, 1, 2])
     with pytest.raises(UsageError, match="shares"):
         stratify([[1]], [1], [0.5, 0.6])
