@@ -20,7 +20,7 @@ from emvfm.representations.estimates import Estimate, from_replicates
 from emvfm.representations.ranking import unit_rows
 from emvfm.representations.ties import tie_groups
 
-__all__ = ["Recall", "Relation", "pair_percentiles", "relation_recall"]
+__all__ = ["Recall", "Relation", "pair_percentiles", "relation_recall", "tail_shares", "unique_pairs"]
 
 Floats = NDArray[np.float64]
 #: Source of the annotation and the two entities.
@@ -105,10 +105,15 @@ def pair_percentiles(features: ArrayLike, pairs: ArrayLike) -> tuple[Floats, Flo
     return below[ties.group] / total, (below + within)[ties.group] / total
 
 
-def _tails(low: Floats, high: Floats, lower: float, upper: float) -> tuple[Floats, Floats]:
+def tail_shares(low: Floats, high: Floats, lower: float, upper: float) -> tuple[Floats, Floats]:
     """Return how likely each pair is in the left and the right end, its percentile being even in [low, high]."""
     width = np.maximum(high - low, 1e-300)
     return np.clip((lower - low) / width, 0, 1), np.clip((high - upper) / width, 0, 1)
+
+
+def unique_pairs(entities: Sequence[str], relations: Iterable[Relation]) -> dict[str, NDArray[np.intp]]:
+    """Return the undirected pairs ``(q, 2)`` of each source that are in the map, each once, without self pairs."""
+    return _known_pairs(entities, relations)[0]
 
 
 def _known_pairs(
@@ -210,7 +215,7 @@ def relation_recall(
         own = slice(start, start + len(pairs))
         start += len(pairs)
         for lower, upper in ends:
-            left, right = _tails(low[own], high[own], lower, upper)
+            left, right = tail_shares(low[own], high[own], lower, upper)
             scores = np.stack([left + right, left, right], axis=1)
             drawn = _entity_bootstrap(scores, pairs, samples, seed)
             both, at_left, at_right = (

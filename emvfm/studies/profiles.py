@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 from emvfm.backbones.options import BackboneOptions
 from emvfm.config import Doc
@@ -107,6 +107,16 @@ class Profiles:
         from emvfm.representations.pairing import find_column
 
         return self.facts[find_column(self.facts, name, self.name)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the profiles are, without their values, as strict JSON values."""
+        return {
+            "name": self.name,
+            "backbone": self.label,
+            "n": len(self),
+            "dimensions": int(self.features.shape[1]),
+            "steps": [dict(step) for step in self.steps],
+        }
 
     def take(self, rows: Sequence[int] | NDArray[Any]) -> Profiles:
         """Return some rows in the order given."""
@@ -213,7 +223,7 @@ def open_layers(
     workspace: Workspace,
     reference: str,
     options: ProfileOptions,
-    poolings: Sequence[Pooling] = ("mean",),
+    poolings: Sequence[str] = ("mean",),
     console: Console | None = None,
 ) -> list[Profiles]:
     """Open a dataset at every stored layer and pooling, from one extraction; a table is the only one of its list."""
@@ -221,9 +231,12 @@ def open_layers(
 
     if is_table(reference):
         return [open_profiles(workspace, reference, options, console)]
+    for pool in poolings:
+        if pool not in get_args(Pooling):
+            raise UsageError("not a way of pooling", got=pool, expected=", ".join(get_args(Pooling)))
     embeddings = _embed(workspace, reference, options, console)
     return [
-        _from_embeddings(embeddings, reference, layer, pool)
+        _from_embeddings(embeddings, reference, layer, cast(Pooling, pool))
         for layer in range(len(embeddings.layers))
         for pool in poolings
     ]
@@ -261,7 +274,9 @@ def join_profiles(parts: Sequence[Profiles]) -> Profiles:
     facts = {name: tuple(v for p in parts for v in p.facts.get(name, ("",) * len(p))) for name in names}
     short = [Path(part.name).name if part.layer is None else part.name for part in parts]
     sources = short if len(set(short)) == len(short) else [part.name for part in parts]
-    facts.setdefault("source", tuple(s for s, part in zip(sources, parts, strict=True) for _ in range(len(part))))
+    facts.setdefault(
+        "source", tuple(s for s, part in zip(sources, parts, strict=True) for _ in range(len(part)))
+    )
     ids = [i for part in parts for i in part.ids]
     if len(set(ids)) < len(ids):
         ids = [f"{source}/{i}" for source, part in zip(sources, parts, strict=True) for i in part.ids]

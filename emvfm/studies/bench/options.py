@@ -11,7 +11,17 @@ from annotated_types import Ge, Gt, Le, Lt
 from emvfm.config import Doc
 from emvfm.studies.profiles import ProfileOptions
 
-__all__ = ["PANELS", "BenchOptions", "CorrectionName", "EnrichOptions", "RelateOptions", "RetrieveOptions"]
+__all__ = [
+    "PANELS",
+    "BenchOptions",
+    "CorrectionName",
+    "EnrichOptions",
+    "GeometryOptions",
+    "LayersOptions",
+    "RelateOptions",
+    "RetrieveOptions",
+    "SimilarityOptions",
+]
 
 CorrectionName = Literal["none", "center", "sphere", "tvn", "pca-cs", "coral", "combat"]
 
@@ -122,3 +132,70 @@ class EnrichOptions(BenchOptions):
     unit: Annotated[str | None, Doc("Column of units for intervals, such as compound; else rows.")] = None
     alpha: Annotated[float, Gt(0), Lt(1), Doc("False discovery rate.")] = 0.05
     level: _Level = 0.95
+
+
+_Backbones = Annotated[
+    tuple[str, ...],
+    Doc("Name of `backbones list`, or NAME,option=value,… for options of its own; repeatable."),
+]
+_AllLayers = Annotated[bool, Doc("Every stored layer instead of one.")]
+_Rows = Annotated[int, Ge(0), Doc("Rows that are drawn at random; 0 for all.")]
+_Parts = Annotated[int, Ge(0), Doc("Sets of groups left out in turn for intervals; 0 for none.")]
+_LeaveOut = Annotated[
+    str | None, Doc("Column of what is independent, such as well or donor, for intervals; else rows.")
+]
+
+
+@dataclass(frozen=True)
+class SimilarityOptions(BenchOptions):
+    """Which representations of the same rows ``bench similarity`` compares, and how.
+
+    `backbone` holds several, each a name with options of its own: ``dinov2,untrained,init_seed=1``.
+    """
+
+    backbone: _Backbones = ("dinov2",)  # type: ignore[assignment]
+    all_layers: _AllLayers = False
+    measure: Annotated[tuple[str, ...], Doc("Repeatable; else cka, cka-rbf, procrustes, svcca, rsa, mutual-knn.")] = (
+        "cka", "cka-rbf", "procrustes", "svcca", "rsa", "mutual-knn",
+    )  # fmt: skip
+    run: Annotated[
+        tuple[str, ...], Doc("Run of a benchmark whose predictions are correlated instead; repeatable.")
+    ] = ()
+    rows: _Rows = 1000
+    leave_out: _LeaveOut = None
+    permutations: Annotated[int, Ge(0), Doc("Random orders of rows for nulls; 0 for none.")] = 99
+    parts: _Parts = 20
+    level: _Level = 0.95
+
+
+@dataclass(frozen=True)
+class GeometryOptions(BenchOptions):
+    """What ``bench geometry`` measures of each representation.
+
+    `backbone` holds several, each a name with options of its own: ``dinov2,untrained,init_seed=1``.
+    """
+
+    backbone: _Backbones = ("dinov2",)  # type: ignore[assignment]
+    all_layers: _AllLayers = False
+    alike: Annotated[str | None, Doc("Column whose rows of one value should be near: alignment.")] = None
+    rows: _Rows = 2000
+    leave_out: _LeaveOut = None
+    parts: _Parts = 20
+    level: _Level = 0.95
+
+
+@dataclass(frozen=True)
+class LayersOptions(RelateOptions, RetrieveOptions):
+    """Which task ``bench layers`` scores all blocks by, and how it chooses one."""
+
+    task: Annotated[Literal["retrieve", "relate", "localize"], Doc("Whose score; its options apply.")] = (
+        "retrieve"
+    )
+    pools: Annotated[tuple[str, ...], Doc("mean, cls or mean+cls; repeatable.")] = ("mean", "cls")
+    split: Annotated[
+        str | None, Doc("Column whose values stay together when a layer is chosen; else groups or entities.")
+    ] = None
+    folds: Annotated[int, Ge(2), Doc("A layer is chosen without each fold, then scored on it.")] = 5
+    labels: Annotated[str, Doc("Column of labels, several parted by ;, for localize.")] = "label"
+    head: Annotated[Literal["logreg", "knn"], Doc("What learns the labels.")] = "logreg"
+    resamples: Annotated[int, Ge(99), Doc("Resamples of what is split, for intervals.")] = 500

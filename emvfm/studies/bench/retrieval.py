@@ -151,13 +151,7 @@ class RetrievalStudy:
         return {
             "benchmark": "retrieve",
             "metric": "mAP",
-            "profiles": {
-                "name": self.profiles.name,
-                "backbone": self.profiles.label,
-                "n": len(self.profiles),
-                "dimensions": self.profiles.features.shape[1],
-                "steps": [dict(step) for step in self.profiles.steps],
-            },
+            "profiles": self.profiles.to_json(),
             "preset": self.options.preset,
             "group": self.group,
             "alpha": self.options.alpha,
@@ -189,7 +183,7 @@ class RetrievalStudy:
         rows = ranking.pairing.rows(ranking.queries)
         header = [
             "id",
-            self.group,
+            "group",
             "average_precision",
             "expected",
             "normalised",
@@ -208,7 +202,7 @@ class RetrievalStudy:
 
     def _groups(self) -> str:
         header = [
-            self.group,
+            "group",
             "queries",
             "map",
             "low",
