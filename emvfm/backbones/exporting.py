@@ -190,6 +190,8 @@ def _base_options(folder: Path, weights: Path | None, digest: str) -> BackboneOp
     if weights is None and run.is_file():
         known = read_yaml(run).get("weights")
         weights = Path(known) if known and Path(known).is_file() else None
+    if digest.startswith("shuffled:"):
+        return BackboneOptions(weights=weights, shuffle_weights=True, init_seed=int(digest.split(":")[1]))
     return BackboneOptions(weights=weights)
 
 

@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 from annotated_types import Gt
 
-from emvfm.backbones.options import BackboneOptions
+from emvfm.backbones.options import BackboneOptions, ChannelOptions
 from emvfm.config import Doc
 
 __all__ = ["EmbedConfig"]
 
 
 @dataclass(frozen=True)
-class EmbedConfig(BackboneOptions):
+class EmbedConfig(ChannelOptions, BackboneOptions):
     """Which backbone, and how its embeddings are stored."""
 
     dtype: Annotated[Literal["float16", "float32"], Doc("How values are stored.")] = "float16"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from emvfm.errors import CorruptError, EmvfmError, UsageError
 from emvfm.provenance import sha256_file
 from emvfm.store.writing import ImageWriter
 
-__all__ = ["Describing", "bind"]
+__all__ = ["Describing", "bind", "bound_as"]
 
 _AHEAD = 4  # images described and not written yet
 
@@ -81,6 +82,15 @@ def bind(backbone: Backbone, dataset: Dataset) -> Backbone:
         )
     known = all(sample.pixel_size_nm is not None for sample in dataset.samples)
     return backbone.bound(unit="nm" if known else "px")
+
+
+def bound_as(backbone: Backbone, facts: Mapping[str, Any]) -> Backbone:
+    """Return `backbone`; a baseline with what a store's identity says that it knew of a dataset."""
+    if not isinstance(backbone, Baseline):
+        return backbone
+    vocabulary = tuple((column, tuple(values)) for column, values in facts["vocabulary"])
+    unit = facts.get("unit", "px")
+    return backbone.bound(channels=facts["channels"], vocabulary=vocabulary, unit=unit)
 
 
 def _checked(dataset: Dataset, sample: Sample, what: str) -> np.ndarray:

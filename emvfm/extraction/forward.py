@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emvfm.backbones.backbone import Backbone
+from emvfm.backbones.backbone import Backbone, Tokens
+from emvfm.backbones.channels import Join
 
 __all__ = ["Forward", "Outputs"]
 
@@ -50,16 +51,23 @@ class Forward:
     """
 
     def __init__(
-        self, backbone: Backbone, layers: tuple[int, ...], dtype: str, batch_size: int | None
+        self,
+        backbone: Backbone,
+        layers: tuple[int, ...],
+        dtype: str,
+        batch_size: int | None,
+        join: Join = "concat",
     ) -> None:
-        self.backbone, self.layers = backbone, layers
+        self.backbone, self.layers, self._join = backbone, layers, join
         self.dtype = {"float16": torch.float16, "float32": torch.float32}[dtype]
         self.batch_size = batch_size or (1 if backbone.device.type == "cpu" else 8)
 
     def __call__(
         self, pixels: Sequence[np.ndarray], valid: Sequence[np.ndarray], dtype: torch.dtype | None = None
     ) -> list[Outputs]:
-        """Return the tokens of images ``(3, H, W)`` of one size, in parts of at most `batch_size`.
+        """Return the tokens of images ``(K, H, W)`` of one size, in parts of at most `batch_size`.
+
+        Those of images ``(P, K, H, W)`` of several passes are joined: P times as long, or their mean.
 
         Parameters
         ----------
@@ -89,8 +97,23 @@ class Forward:
         batch, weights = torch.from_numpy(pixels), torch.from_numpy(valid)
         if self.backbone.device.type == "cuda":  # from pinned memory the copy does not hold up the host
             batch = batch.pin_memory().to(self.backbone.device, non_blocking=True)
-        tokens = self.backbone.tokens(batch, self.layers)
+        tokens = self._tokens(batch)
         weights = weights.to(tokens.patches.device)
         weights = weights / weights.sum(dim=(1, 2), keepdim=True)
         mean = torch.einsum("nlyxd,nyx->nld", tokens.patches, weights)
         return Outputs(tokens.patches.to(dtype or self.dtype), tokens.cls, mean)
+
+    def _tokens(self, batch: Tensor) -> Tokens:
+        """Return the tokens of ``(n, [P,] K, H, W)``, pass by pass so that no more is in memory than of one."""
+        if batch.ndim == 4:
+            return self.backbone.tokens(batch, self.layers)
+        passes = [self.backbone.tokens(one, self.layers) for one in batch.unbind(1)]
+
+        def joined(parts: list[Tensor]) -> Tensor:
+            return torch.cat(parts, dim=-1) if self._join == "concat" else torch.stack(parts).mean(dim=0)
+
+        return Tokens(
+            joined([p.cls for p in passes]),
+            joined([p.patches for p in passes]),
+            joined([p.registers for p in passes]),
+        )

@@ -21,10 +21,14 @@ import torch
 from emvfm.backbones.backbone import Backbone
 from emvfm.backbones.baselines.baseline import Baseline
 from emvfm.backbones.canvas import Canvas
-from emvfm.backbones.options import BackboneOptions
+from emvfm.backbones.channel_input import channel_plan, channel_preprocess
+from emvfm.backbones.channels import ChannelPlan
+from emvfm.backbones.options import BackboneOptions, ChannelOptions
 from emvfm.backbones.preprocess import Prepared, Preprocess, intensity_window, valid_fraction
+from emvfm.backbones.registry import RGB
 from emvfm.backbones.views import PLAIN, View
-from emvfm.datasets.images import read_image
+from emvfm.datasets.channel_names import channel_names
+from emvfm.datasets.images import read_channels, read_image
 from emvfm.datasets.manifest import Dataset, Sample
 from emvfm.datasets.masks import read_mask
 from emvfm.datasets.rows import ArrayRows, open_rows
@@ -46,7 +50,7 @@ from emvfm.workspace import Workspace
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["embed_dataset", "fill_store", "identity_of", "open_embeddings"]
+__all__ = ["channels_of", "embed_dataset", "fill_store", "identity_of", "open_embeddings", "preprocess_of"]
 
 _READ_AHEAD = 3  # images decoded before they are needed, on top of a batch
 _WRITE_BEHIND = 2  # batches, or bands of a large image, that wait to be written
@@ -54,8 +58,63 @@ _WRITE_BEHIND = 2  # batches, or bands of a large image, that wait to be written
 _MOST_ROUNDS = 9  # a round goes by when another job takes images out of a shard that waits, or dies
 
 
-def identity_of(backbone: Backbone, options: BackboneOptions, view: View = PLAIN) -> EmbeddingIdentity:
+def preprocess_of(
+    backbone: Backbone, options: BackboneOptions, view: View = PLAIN, dataset: Dataset | None = None
+) -> Preprocess:
+    """Return how images of `dataset` become input of `backbone`; without a dataset, of images without names.
+
+    Raises
+    ------
+    UsageError
+        Options do not fit the backbone or the channels of the dataset.
+    """
+    plain = Preprocess.for_backbone(backbone.spec, options, view)
+    if isinstance(backbone, Baseline):  # sees every channel as it is
+        return plain
+    try:
+        return channel_preprocess(plain, backbone.spec, _names(dataset, options), options)
+    except UsageError as error:
+        raise error if dataset is None else UsageError(str(error), where=dataset.name) from None
+
+
+def channels_of(backbone: Backbone, options: BackboneOptions, dataset: Dataset) -> ChannelPlan | None:
+    """Return how the channels of `dataset` go into the slots of `backbone`; None where they go in as they are.
+
+    Raises
+    ------
+    UsageError
+        The options do not fit the channels of the dataset.
+    """
+    if isinstance(backbone, Baseline):
+        return None
+    chosen = options if isinstance(options, ChannelOptions) else ChannelOptions()
+    return channel_plan(_names(dataset, options), backbone.spec, chosen)
+
+
+def _names(dataset: Dataset | None, options: BackboneOptions) -> tuple[str, ...] | None:
+    """Return the names of a dataset's channels; grey and colour have some where they are asked for by name."""
+    if dataset is None:
+        return None
+    names = channel_names(dataset)
+    asked = isinstance(options, ChannelOptions) and (options.channels != "auto" or options.map is not None)
+    if names is not None or not asked or not dataset.samples:
+        return names
+    first = read_image(dataset.image_path(dataset.samples[0]))
+    return {1: ("gray",), 3: RGB}.get(1 if first.ndim == 2 else first.shape[2])
+
+
+def identity_of(
+    backbone: Backbone,
+    options: BackboneOptions,
+    view: View = PLAIN,
+    preprocess: Preprocess | None = None,
+) -> EmbeddingIdentity:
     """Return what decides the numbers when `backbone` embeds a view of an image with `options`.
+
+    Parameters
+    ----------
+    preprocess
+        Of a dataset whose channels have names, `preprocess_of`.
 
     What a baseline says in nm² or counts does not fit 16 bits, so it always takes 32.
     """
@@ -64,7 +123,7 @@ def identity_of(backbone: Backbone, options: BackboneOptions, view: View = PLAIN
         backbone=backbone.spec.identity(),
         weights=backbone.weights_digest,
         adapter=backbone.adapter_digest,
-        preprocess=Preprocess.for_backbone(backbone.spec, options, view).identity(),
+        preprocess=(preprocess or preprocess_of(backbone, options, view)).identity(),
         layers=backbone.choose_layers(options.layers),
         dtype="float32" if isinstance(backbone, Baseline) else dtype,
         precision=backbone.precision,
@@ -86,9 +145,19 @@ def _named(error: EmvfmError, path: Path) -> EmvfmError:
 def _read(path: Path, sample: Sample, preprocess: Preprocess) -> Prepared:
     _require_manifests(path, "image", sample.image_sha256)
     try:
-        return preprocess.prepare(read_image(path))
+        return preprocess.prepare(_pixels(path, preprocess))
     except EmvfmError as error:
         raise _named(error, path) from None
+
+
+def _pixels(path: Path, preprocess: Preprocess) -> np.ndarray:
+    """Return an image as ``(H, W)`` or ``(H, W, C)``; channels with a plan never collapse where they are equal."""
+    if preprocess.channels is None:
+        return read_image(path)
+    planes = read_channels(path)
+    if preprocess.channels.count == 1 and (planes[:1] == planes).all():  # grey stored as colour
+        planes = planes[:1]
+    return np.moveaxis(planes, 0, -1)
 
 
 @dataclass(frozen=True)
@@ -194,7 +263,12 @@ class _Extraction:
         preprocess = self._preprocess.at(sample.pixel_size_nm)
         with ExitStack() as opened:
             try:
-                if preprocess.view == PLAIN:
+                if not preprocess.plain:  # each channel has a scale of its own, known of the whole image
+                    image = _pixels(path, preprocess)
+                    shown = replace(preprocess, view=PLAIN)
+                    scaling = preprocess.scale_of(image)
+                    canvas = Canvas(ArrayRows(preprocess.view(image)), shown, scaling)
+                elif preprocess.view == PLAIN:
                     canvas = Canvas(opened.enter_context(open_rows(path)), preprocess)
                 else:
                     image = read_image(path)
@@ -298,7 +372,8 @@ def fill_store(
     if not missing:
         return
     samples = {key: sample for group in missing.values() for key, sample in group.items()}
-    forward = Forward(backbone, store.identity.layers, store.identity.dtype, batch_size)
+    join = "concat" if preprocess.channels is None else preprocess.channels.join
+    forward = Forward(backbone, store.identity.layers, store.identity.dtype, batch_size, join)
     with Progress(console, f"embedding {dataset.name}", len(samples)) as progress:
         for _ in range(_MOST_ROUNDS):
             extraction: _Extraction | Describing
@@ -350,10 +425,13 @@ def embed_dataset(
     if not dataset.samples:
         raise UsageError("no images to embed", where=dataset.name, expected="at least one sample")
     backbone = bind(backbone, dataset)
+    preprocess = preprocess_of(backbone, options, view, dataset)
     store = EmbeddingStore.ensure(
-        workspace.store, identity_of(backbone, options, view), label=backbone.label, width=backbone.width
+        workspace.store,
+        identity_of(backbone, options, view, preprocess),
+        label=backbone.label,
+        width=backbone.width * preprocess.factor,
     )
-    preprocess = Preprocess.for_backbone(backbone.spec, options, view)
     batch_size = options.batch_size if isinstance(options, EmbedConfig) else None
     fill_store(store, dataset, backbone, preprocess, batch_size, console=console)
 
@@ -377,5 +455,6 @@ def open_embeddings(
     MissingError
         Some are not there.
     """
-    identity = identity_of(bind(backbone, dataset), options)
+    bound = bind(backbone, dataset)
+    identity = identity_of(bound, options, preprocess=preprocess_of(bound, options, dataset=dataset))
     return Embeddings(EmbeddingStore(workspace.store / identity.key), dataset)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emvfm.backbones.channel_input import restored
 from emvfm.backbones.loading import load_backbone
 from emvfm.backbones.preprocess import Preprocess
 from emvfm.backbones.registry import SPECS, find_spec
@@ -14,6 +15,7 @@ from emvfm.backbones.views import PLAIN, View
 from emvfm.datasets.catalog import list_datasets, open_dataset
 from emvfm.errors import EmvfmError, MissingError
 from emvfm.extraction.config import EmbedConfig
+from emvfm.extraction.describing import bound_as
 from emvfm.extraction.pipeline import fill_store, identity_of
 from emvfm.store.identity import EmbeddingIdentity
 from emvfm.store.store import EmbeddingStore
@@ -36,7 +38,14 @@ class Repair:
 
 def _backbone_name(facts: Mapping[str, Any]) -> str:
     """Return a name under which the backbone of a store is known here."""
-    for name in (*(spec.name for spec in SPECS), f"timm:{facts['model']}", f"openclip:{facts['model']}"):
+    if (
+        facts["library"] == "emvfm"
+    ):  # a baseline; of a table of cells or of facts, the name alone says too little
+        columns = ",".join(column for column, _ in facts["vocabulary"])
+        return f"{facts['model']}={columns}" if facts["model"] == "random:onehot" else str(facts["model"])
+    at = f"@{','.join(facts['slots'])}" if "slots" in facts else ""
+    names = (*(spec.name for spec in SPECS), f"timm:{facts['model']}{at}", f"openclip:{facts['model']}")
+    for name in names:
         try:
             if find_spec(name).identity() == facts:
                 return name
@@ -51,7 +60,10 @@ def _settings(
     """Return the options, and the view, that a store's identity came from."""
     facts = identity.preprocess
     untrained = identity.weights.startswith("untrained:")
+    shuffled = identity.weights.startswith("shuffled:")
     _, init, seed = identity.weights.split(":") if untrained else ("", "timm", "0")
+    if shuffled or identity.weights.startswith("none:"):
+        seed = identity.weights.split(":")[1]
     physical = str(facts["input_size"]).endswith("nm")
     tile = facts["tile"] or {"patches": 0, "overlap": 0}
     view = facts.get("view")
@@ -61,6 +73,7 @@ def _settings(
         untrained=untrained,
         init=init,  # type: ignore[arg-type]
         init_seed=int(seed),
+        shuffle_weights=shuffled,
         adapter=adapter,
         layers=identity.layers,
         input_size="native" if physical else facts["input_size"],
@@ -97,13 +110,16 @@ def recompute(
         backbone = load_backbone(options, workspace)
     except EmvfmError as error:
         return Repair(0, str(error))
-    if identity_of(backbone, options, view).key != store.identity.key:
+    backbone = bound_as(backbone, store.identity.backbone)
+    facts = store.identity.preprocess
+    preprocess = restored(Preprocess.for_backbone(backbone.spec, options, view), facts)
+    if identity_of(backbone, options, view, preprocess).key != store.identity.key:
         return Repair(0, "the weights at hand are not those of the store; name them with --weights")
-    preprocess = Preprocess.for_backbone(backbone.spec, options, view)
     for name in list_datasets(workspace):
         try:
             dataset = open_dataset(workspace, name)
-            keyed = {image_key(sample, preprocess.input_size): sample for sample in dataset.samples}
+            source = store.identity.preprocess.get("source")
+            keyed = {image_key(s, preprocess.input_size, source): s for s in dataset.samples}
             mine = wanted & keyed.keys()
             fill_store(
                 store, replace(dataset, samples=tuple(keyed[key] for key in sorted(mine))), backbone, preprocess,

@@ -35,7 +35,7 @@ from emvfm.workspace import Workspace, atomic_folder, read_json, write_json, wri
 __all__ = ["RunFolder", "ensure_run", "run_identity"]
 
 #: Options that can't change the result.
-_IRRELEVANT = ("device", "data", "weights", "tensorboard")
+_IRRELEVANT = ("device", "data", "weights", "shuffle_weights", "tensorboard")
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ from emvfm.store.removal import (
     size_of,
 )
 from emvfm.store.store import EmbeddingStore
+from emvfm.store.view import image_key
 from emvfm.store.writing import Shard
 from emvfm.workspace import Workspace
 
@@ -104,9 +105,12 @@ class Pruning:
 def _user(store: EmbeddingStore, datasets: Sequence[Dataset]) -> str | None:
     """Return the name of a dataset that has an image in the store, None if there is none."""
     # In a store at a physical scale, the size of the pixels follows the SHA-256 of an image: <sha>@<nm>.
-    images = {name.partition("@")[0] for name in store.rows()}
+    names, facts = store.rows().keys(), store.identity.preprocess
+    images = {name.partition("@")[0] for name in names}
+    source = facts.get("source")  # of a baseline: rows of masks or facts have other names
     for dataset in datasets:
-        if any(sample.image_sha256 in images for sample in dataset.samples):
+        keys = {image_key(sample, str(facts["input_size"]), source) for sample in dataset.samples}
+        if keys & names or any(sample.image_sha256 in images for sample in dataset.samples):
             return dataset.name
     return None
 

@@ -129,7 +129,9 @@ def _pairs(
 def _haralick(matrix: Floats) -> Floats:
     """Return ``(n, 6)`` of normalised symmetric ``(n, LEVELS, LEVELS)``; of an empty one, all 0."""
     i, j = np.meshgrid(np.arange(LEVELS), np.arange(LEVELS), indexing="ij")
-    gap = np.abs(i - j)
+    gap = np.abs(i - j) / (
+        LEVELS - 1
+    )  # of the range of intensities, so that no number is far larger than others
     mean = (matrix * i).sum(axis=(1, 2))
     variance = (matrix * (i - mean[:, None, None]) ** 2).sum(axis=(1, 2))
     product = (matrix * (i - mean[:, None, None]) * (j - mean[:, None, None])).sum(axis=(1, 2))
@@ -138,7 +140,7 @@ def _haralick(matrix: Floats) -> Floats:
         [
             (matrix * gap**2).sum(axis=(1, 2)),
             (matrix * gap).sum(axis=(1, 2)),
-            (matrix / (1 + gap**2)).sum(axis=(1, 2)),
+            (matrix / (1 + (i - j) ** 2)).sum(axis=(1, 2)),
             np.sqrt((matrix**2).sum(axis=(1, 2))),
             # A constant image resembles itself perfectly.
             np.divide(product, variance, out=np.ones_like(product), where=variance > 1e-12),

@@ -43,9 +43,16 @@ def _two(values: Floats) -> list[float]:
     return [mean, float(values.std()) / mean if mean > 0 else 0.0]
 
 
+def _logs(values: Floats) -> Floats:
+    """Return log10 of sizes: of areas in nm² and shares in one vector, a distance would see the areas alone."""
+    return np.log10(np.maximum(values, 1e-3))
+
+
 def _density(objects: Objects, types: Sequence[str]) -> list[float]:
     covered = 0.0 if objects.shapes is None else float(objects.shapes[:, 0].sum()) / objects.area
-    return [float(len(objects)), len(objects) / objects.area * 1e6, covered]
+    n = len(objects)
+    # Half an object where there is none: the logarithm of a density that is not measurable.
+    return [float(np.log10(1 + n)), float(np.log10(max(n, 0.5) / objects.area)), covered]
 
 
 def _shape(objects: Objects, types: Sequence[str]) -> list[float]:
@@ -53,7 +60,9 @@ def _shape(objects: Objects, types: Sequence[str]) -> list[float]:
         return [0.0] * (len(SHAPES) * len(_FEW) + 1)
     # Objects that the border cuts have another shape; where there are no others, they are better than none.
     kept = objects.whole if objects.whole.any() else np.ones(len(objects), bool)
+    sized = np.array([power > 0 for power in SHAPES.values()])
     shapes, angles = objects.shapes[kept], objects.angles[kept]
+    shapes = np.where(sized, _logs(shapes), shapes)
     order = float(np.abs(np.exp(2j * angles).mean())) if len(angles) else 0.0
     return [*(number for column in shapes.T for number in _few(column)), order]
 
@@ -61,7 +70,7 @@ def _shape(objects: Objects, types: Sequence[str]) -> list[float]:
 def _spacing(objects: Objects, types: Sequence[str]) -> list[float]:
     distances = neighbour_distances(objects.points, NEIGHBOURS)
     first, last = (distances[:, 0], distances[:, -1]) if distances.shape[1] else (np.zeros(0), np.zeros(0))
-    return [*_few(first), *_few(last), clark_evans(objects)]
+    return [*_few(_logs(first)), *_few(_logs(last)), clark_evans(objects)]
 
 
 def _graph(objects: Objects, types: Sequence[str]) -> list[float]:
@@ -70,12 +79,14 @@ def _graph(objects: Objects, types: Sequence[str]) -> list[float]:
         ends = objects.points[edges]
         lengths = np.hypot(*(ends[:, 0] - ends[:, 1]).T) if len(edges) else np.zeros(0)
         degree = np.bincount(edges.ravel(), minlength=len(objects)).astype(np.float64)
-        found += [*_two(lengths), *_two(degree), *_two(clustering(edges, len(objects)))]
+        mean, cv = _two(lengths)
+        size = float(_logs(np.array(mean))) if len(edges) else 0.0
+        found += [size, cv, *_two(degree), *_two(clustering(edges, len(objects)))]
     return found
 
 
 def _voronoi(objects: Objects, types: Sequence[str]) -> list[float]:
-    return _few(voronoi_areas(objects))
+    return _few(_logs(voronoi_areas(objects)))
 
 
 def _ripley(objects: Objects, types: Sequence[str]) -> list[float]:
@@ -94,7 +105,7 @@ def _composition(objects: Objects, types: Sequence[str]) -> list[float]:
 
 def _graph_names(unit: str) -> list[str]:
     return [
-        f"{graph}-{what}-{s}{f'[{unit}]' if (what, s) == ('edge', 'mean') else ''}"
+        f"{graph}-{what}-{s}{f'[log {unit}]' if (what, s) == ('edge', 'mean') else ''}"
         for graph in ("delaunay", f"nearest{NEIGHBOURS}")
         for what in ("edge", "degree", "clustering")
         for s in _TWO
@@ -102,7 +113,7 @@ def _graph_names(unit: str) -> list[str]:
 
 
 def _shape_names(unit: str) -> list[str]:
-    units = {2: f"[{unit}²]", 1: f"[{unit}]", 0: ""}
+    units = {2: f"[log {unit}²]", 1: f"[log {unit}]", 0: ""}
     return [f"{name}-{s}{units[power]}" for name, power in SHAPES.items() for s in _FEW] + [
         "orientation-order"
     ]
@@ -117,16 +128,16 @@ class _Part:
 
 
 _PARTS = {
-    "density": _Part(_density, lambda unit, types: ["count", f"density[1e-6/{unit}²]", "covered"]),
+    "density": _Part(_density, lambda unit, types: ["count[log(1+n)]", f"density[log 1/{unit}²]", "covered"]),
     "shape": _Part(_shape, lambda unit, types: _shape_names(unit)),
     "spacing": _Part(
         _spacing,
         lambda unit, types: (
-            [f"neighbour{k}-{s}[{unit}]" for k in (1, NEIGHBOURS) for s in _FEW] + ["clark-evans"]
+            [f"neighbour{k}-{s}[log {unit}]" for k in (1, NEIGHBOURS) for s in _FEW] + ["clark-evans"]
         ),
     ),
     "graph": _Part(_graph, lambda unit, types: _graph_names(unit)),
-    "voronoi": _Part(_voronoi, lambda unit, types: [f"area-{s}[{unit}²]" for s in _FEW]),
+    "voronoi": _Part(_voronoi, lambda unit, types: [f"area-{s}[log {unit}²]" for s in _FEW]),
     "ripley": _Part(_ripley, lambda unit, types: [f"L(r)/r-1 at {r:g} spacings" for r in RADII]),
     "composition": _Part(
         _composition,
@@ -139,10 +150,10 @@ PRESETS: dict[str, tuple[str, ...]] = {**{name: (name,) for name in _PARTS}, "al
 
 
 def feature_names(preset: str, types: Sequence[str] = (), unit: str = "px") -> list[str]:
-    """Return the names of what `describe` gives, in its order, with units.
+    """Return the names of what `describe` gives, in its order, with units; ``log`` is to base 10.
 
     >>> feature_names("density", unit="nm")
-    ['density/count', 'density/density[1e-6/nm²]', 'density/covered']
+    ['density/count[log(1+n)]', 'density/density[log 1/nm²]', 'density/covered']
     """
     return [f"{part}/{name}" for part in PRESETS[preset] for name in _PARTS[part].names(unit, types)]
 
