@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from emvfm.backbones.backbone import Backbone
 from emvfm.backbones.loading import library_of, load_spec
 from emvfm.backbones.options import BackboneOptions
 from emvfm.backbones.registry import BackboneSpec
@@ -19,9 +21,12 @@ Tiny = Callable[[str], BackboneSpec]
 OPTIONS = BackboneOptions(untrained=True, precision="float32", device="cpu")
 
 
+def _state(backbone: Backbone) -> torch.Tensor:
+    return torch.cat([p.flatten() for p in backbone.module.state_dict().values() if p.is_floating_point()])
+
+
 def _vector(spec: BackboneSpec, options: BackboneOptions, workspace: Workspace) -> torch.Tensor:
-    module = load_spec(spec, options, workspace).module
-    return torch.cat([p.flatten() for p in module.state_dict().values() if p.is_floating_point()])
+    return _state(load_spec(spec, options, workspace))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -76,3 +81,36 @@ def test_an_unknown_scheme_is_refused(tiny: Tiny) -> None:
     spec = tiny("vit")
     with pytest.raises(UsageError, match="kaiming"):
         build_untrained(library_of(spec), spec, "magic", 0)
+
+
+def test_shuffled_weights_are_the_trained_ones_in_another_order(
+    tiny: Tiny, workspace: Workspace, tmp_path: Path
+) -> None:
+    spec = tiny("dinov3")
+    trained = load_spec(spec, OPTIONS, workspace)
+    path = tmp_path / "weights.pth"
+    torch.save(trained.module.state_dict(), path)
+    options = replace(OPTIONS, untrained=False, weights=path)
+    plain = load_spec(spec, options, workspace)
+    shuffled = load_spec(spec, replace(options, shuffle_weights=True, init_seed=2), workspace)
+    ours, theirs = dict(plain.module.named_parameters()), dict(shuffled.module.named_parameters())
+    for name, parameter in ours.items():
+        assert torch.equal(parameter.flatten().sort().values, theirs[name].flatten().sort().values), name
+    large = [name for name, p in ours.items() if p.numel() > 100 and p.unique().numel() > 1]
+    assert large
+    assert all(not torch.equal(ours[name], theirs[name]) for name in large)
+    # One permutation a tensor: two of one shape are not shuffled alike.
+    order = {name: theirs[name].flatten()[:20].tolist() for name in large}
+    assert len({tuple(values) for values in order.values()}) == len(large)
+    assert shuffled.weights_digest == f"shuffled:2:{plain.weights_digest}"
+    assert "shuffled" in shuffled.label
+    assert shuffled.label != spec.title
+    again = load_spec(spec, replace(options, shuffle_weights=True, init_seed=2), workspace)
+    assert torch.equal(_state(again), _state(shuffled))
+    other = load_spec(spec, replace(options, shuffle_weights=True, init_seed=3), workspace)
+    assert not torch.equal(_state(other), _state(shuffled))
+
+
+def test_shuffled_and_untrained_exclude_each_other(tiny: Tiny, workspace: Workspace) -> None:
+    with pytest.raises(UsageError, match="exclude"):
+        load_spec(tiny("vit"), replace(OPTIONS, shuffle_weights=True), workspace)

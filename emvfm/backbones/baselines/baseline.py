@@ -164,11 +164,11 @@ class Baseline(Backbone):
             Colours, or a baseline that does not follow from pixels.
         """
         self.choose_layers(layers)
-        self._check(images)
         if self.spec.whole:
             raise UsageError(
                 "it does not follow from pixels", where=self.spec.name, todo="take another backbone"
             )
+        self._check(images)
         if not bool((images == images[:, :1]).all()):
             raise UsageError(
                 "heads on pixel statistics take grey images", where=self.spec.name, got="different channels"
