@@ -30,6 +30,7 @@ def localize(
 
     from emvfm.provenance import sha256_file
     from emvfm.studies.localize.grid import localize as run
+    from emvfm.studies.localize.panels import panels
     from emvfm.studies.localize.pictures import pictures
     from emvfm.studies.localize.results import remarks, run_table, tables
 
@@ -37,6 +38,9 @@ def localize(
     digests = {one.name: one.digest for one in found.runs}
     digests |= {str(p): sha256_file(p) for p in (config.label_table, config.label_map) if p is not None}
     files: dict[str, bytes | str] = {**tables(found), **pictures(found)}
+    shown = panels(found, call.workspace, config.panels, config.seed)
+    if shown is not None:
+        files["figures/panels.png"] = shown
     finish(
         call, "localize", config, digests, found.to_json(), files,
         run_table(found), "", *(escape(f"• {line}") for line in remarks(found)),
