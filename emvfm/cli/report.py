@@ -28,6 +28,10 @@ def register(app: typer.Typer) -> None:
         out: Annotated[
             Path | None, typer.Option(help="The HTML file, else report.html beside the results.")
         ] = None,
+        overlays: Annotated[
+            bool,
+            typer.Option(help="Show images of the data; without, a page for where they may not be shown."),
+        ] = True,
         stand_in: Annotated[
             bool, typer.Option("--stand-in", help="Of the study as it was run with --stand-in.")
         ] = False,
@@ -47,12 +51,13 @@ def register(app: typer.Typer) -> None:
             from emvfm.studies.grid.runner import open_study
 
             study = open_study(Path(studies[0]), call.workspace, StudyOptions(stand_in=stand_in))
-            page, path = study_report(study, Path(studies[0])), study.folder.path / "report.html"
+            page = study_report(study, Path(studies[0]), overlays=overlays)
+            path = study.folder.path / "report.html"
         else:
             from emvfm.studies.grid.run_report import run_report
 
             folders = [call.workspace.find_run(name) for name in what]
-            page, path = run_report(folders), folders[0] / "report.html"
+            page, path = run_report(folders, overlays=overlays), folders[0] / "report.html"
         path = write_text(out or path, page)
         size = path.stat().st_size
         call.result({"report": str(path), "bytes": size}, escape(str(path)), f"[dim]{size / 1e6:.1f} MB[/]")

@@ -136,6 +136,11 @@ def test_figures_and_page_are_files(file, call, tmp_path) -> None:
     value = json.loads(call("report", file, "--stand-in", "--out", out, "--json").stdout)
     assert value["bytes"] == out.stat().st_size
     assert VALUE["question"] in out.read_text()
+    shown = out.read_text().count("data:image/jpeg")
+    assert shown
+    assert call("report", file, "--stand-in", "--out", out, "--no-overlays").exit_code == 0
+    assert VALUE["question"] in out.read_text()
+    assert "data:image/jpeg" not in out.read_text()
 
 
 def test_runs_have_a_page_without_a_verdict(file, call, place, tmp_path) -> None:

@@ -46,8 +46,13 @@ def jpeg(path: Path) -> bytes:
     return stream.getvalue()
 
 
-def study_report(study: Opened, file: Path) -> str:
+def study_report(study: Opened, file: Path, *, overlays: bool = True) -> str:
     """Return the page of what is finished of a study as HTML.
+
+    Parameters
+    ----------
+    overlays
+        Show images of the data with what was found in them.
 
     Raises
     ------
@@ -73,7 +78,7 @@ def study_report(study: Opened, file: Path) -> str:
         comparisons=_comparisons(summary.compared) if summary.compared else None,
         arms=_arms(summary.arms, summary.metric),
         figures=[Figure(each.png, each.caption) for each in pictures_of(study, rows, summary)],
-        overlays=_overlays(study, rows),
+        overlays=_overlays(study, rows) if overlays else (),
         data=_data(study),
         weights=_weights(rows),
         runs=_runs(rows),

@@ -23,8 +23,13 @@ __all__ = ["run_report"]
 _MOST_OVERLAYS = 8
 
 
-def run_report(folders: Sequence[Path]) -> str:
+def run_report(folders: Sequence[Path], *, overlays: bool = True) -> str:
     """Return the page of runs as HTML, with all test sets that they were scored on.
+
+    Parameters
+    ----------
+    overlays
+        Show images of the data with what was found in them.
 
     Raises
     ------
@@ -61,7 +66,7 @@ def run_report(folders: Sequence[Path]) -> str:
         arms=None,
         runs=_table(listed),
         figures=_figures(runs, cells),
-        overlays=_overlays(listed),
+        overlays=_overlays(listed) if overlays else (),
         data=_data(runs),
         weights=Table(
             ["backbone", "digest of the weights"],
