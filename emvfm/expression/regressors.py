@@ -15,14 +15,30 @@ from numpy.typing import ArrayLike, NDArray
 
 from emvfm.errors import UsageError
 
-__all__ = ["ALPHAS", "PRESETS", "Head", "Prediction", "Representation", "fit_representation", "neighbours", "predict",
-           "ridge_path"]  # fmt: skip
+__all__ = [
+    "ALPHAS",
+    "HEADS",
+    "PRESETS",
+    "Head",
+    "HeadName",
+    "Prediction",
+    "Representation",
+    "fit_representation",
+    "neighbours",
+    "predict",
+    "ridge_path",
+]
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
 #: Penalties among which ``inner`` chooses; features have unit variance, so they count rows.
 ALPHAS = tuple(float(10.0**e) for e in np.arange(-2, 6.5, 0.5))
+
+
+HeadName = Literal["ridge", "knn", "1nn", "pls"]
+#: The heads, by what they are called.
+HEADS: dict[str, HeadName] = {"ridge": "ridge", "knn": "knn", "1nn": "1nn", "pls": "pls"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +61,7 @@ class Head:
         Whether ridge has one.
     """
 
-    name: Literal["ridge", "knn", "1nn", "pls"] = "ridge"
+    name: HeadName = "ridge"
     alpha: float | Literal["inner", "hest"] = "inner"
     k: int = 20
     components: int = 10

@@ -105,16 +105,22 @@ class Scores:
     genes: tuple[Mapping[str, Any], ...]
 
 
-def verdict(first: str, second: str, estimate: Estimate) -> str:
-    """Say what a difference shows, in words."""
+def verdict(first: str, second: str, estimate: Estimate, p_holm: float | None = None) -> str:
+    """Say what a difference shows, in words.
+
+    Parameters
+    ----------
+    p_holm
+        Corrected for the number of differences, to be said where it takes back what the interval says.
+    """
     if estimate.low is None or estimate.high is None:
         return f"{first} against {second}: cannot be told here ({estimate.method})"
     between = f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
-    if estimate.low > 0:
-        return f"{first} beats {second} here: {between}"
-    if estimate.high < 0:
-        return f"{first} is worse than {second} here: {between}"
-    return f"no evidence that {first} beats {second} here: {between}"
+    if estimate.low <= 0 <= estimate.high:
+        return f"no evidence that {first} beats {second} here: {between}"
+    if p_holm is not None and p_holm > 1 - estimate.level:
+        between += f", but not after Holm's correction (p {p_holm:.2g})"
+    return f"{first} {'beats' if estimate.low > 0 else 'is worse than'} {second} here: {between}"
 
 
 def bootstrap_p(replicates: Floats) -> float:

@@ -96,7 +96,7 @@ def images(tmp_path: Path) -> Path:
 
 def _table(folder: Path, text: str, name: str = "spots.csv") -> Path:
     path = folder / name
-    (gzip.open(path, "wt") if name.endswith(".gz") else path.open("w")).write(text)
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
     return path
 
 
@@ -166,8 +166,8 @@ def test_a_split_in_the_table_stands(tmp_path: Path, images: Path) -> None:
     ],
 )
 def test_hostile_tables_are_refused_in_one_line(tmp_path: Path, images: Path, text: str, error) -> None:
+    options = ComposeOptions(spots=_table(tmp_path, text), images=images, tile="32")
     with pytest.raises(error or EmvfmError) as caught:
-        options = ComposeOptions(spots=_table(tmp_path, text), images=images, tile="32")
         compose("st", [], Workspace(tmp_path / "ws"), options)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "ws" / "datasets" / "st").exists()
