@@ -27,7 +27,9 @@ _SERIES = ("blue", "vermilion", "green", "orange", "purple", "sky")
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+    """Return a name with its middle left out if it is long: what tells names apart is often at the end."""
+    half = (_LONGEST - 1) // 2
+    return name if len(name) <= _LONGEST else f"{name[:half]}…{name[-half:]}"
 
 
 def group_precisions(
@@ -173,19 +175,19 @@ def odds_figure(rows: Sequence[Mapping[str, Any]]) -> bytes:
     ----------
     rows
         ``share`` of candidates that is near, ``odds`` of single rows, ``value``, ``low`` and ``high`` of the mean
-        logarithm.
+        logarithm, and ``expected``, that of a random order.
     """
     with styled():
         figure, axes = canvas(3.2 * len(rows) + 0.8, 3.0, 1, len(rows))
         for place, row in zip(axes[0], rows, strict=True):
             logs = np.log(np.asarray(row["odds"], float))
             place.hist(logs, bins=30, color=COLOURS["sky"], edgecolor="white")
-            place.axvline(0, color=COLOURS["ink"], linewidth=0.9, linestyle=(0, (4, 3)))
+            place.axvline(row["expected"], color=COLOURS["ink"], linewidth=0.9, linestyle=(0, (4, 3)))
             place.axvline(row["value"], color=COLOURS["vermilion"], linewidth=1.6)
             if row["low"] is not None and row["high"] is not None:
                 place.axvspan(row["low"], row["high"], color=COLOURS["vermilion"], alpha=0.25, linewidth=0)
             place.set_title(f"nearest {row['share']:.3g}: mean {row['value']:.2f}")
-            place.set_xlabel("log odds ratio (dashed: chance)")
+            place.set_xlabel("log odds ratio (dashed: random order)")
         axes[0, 0].set_ylabel("rows")
         return png(figure)
 
@@ -269,18 +271,23 @@ def similarity_map(values: np.ndarray, names: Sequence[str], measure: str) -> by
         "similarity", ["#ffffff", COLOURS["sky"], COLOURS["blue"], "#08203e"]
     )
     with styled():
-        side = max(2.6, 0.42 * k)
-        figure, axes = canvas(side + 4.4, side + 1.2, 1, 2)
-        branches, cells = axes[0]
-        branches.get_gridspec().set_width_ratios([0.8, side])
+        side, branch, text = max(2.4, 0.4 * k), 0.8, 3.1
+        width, height = branch + side + text + 0.3, side + 1.1
+        figure, axes = canvas(width, height, 1, 3)
+        figure.set_layout_engine("none")  # the tree has to end where the rows of the matrix begin
+        branches, cells, scale = axes[0]
+        top = 0.65 / height
+        branches.set_position((0.1 / width, top, branch / width, side / height))
+        cells.set_position(((branch + 0.15) / width, top, side / width, side / height))
+        scale.set_position(((branch + 0.15) / width, 0.3 / height, side / width, 0.1 / height))
         for xs, ys in zip(tree["icoord"], tree["dcoord"], strict=True):
             branches.plot(ys, [(x - 5) / 10 for x in xs], color=COLOURS["soft"], linewidth=1.1)
         branches.set_ylim(k - 0.5, -0.5)
         branches.set_xlim(max(float(np.max(tree["dcoord"])), 1e-9) * 1.03, 0)
         branches.axis("off")
-        picture = cells.imshow(shown, cmap=colours, vmin=lowest, vmax=1, aspect="equal")
-        cells.set_xticks(range(k), [_short(names[i]) for i in order], rotation=45, ha="right", size=8.5)
-        cells.set_yticks(range(k), [_short(names[i]) for i in order], size=8.5)
+        picture = cells.imshow(shown, cmap=colours, vmin=lowest, vmax=1, aspect="auto")
+        cells.set_xticks(range(k), [str(i + 1) for i in order], size=8.5)
+        cells.set_yticks(range(k), [f"{i + 1}  {_short(names[i])}" for i in order], size=8.5)
         cells.yaxis.tick_right()
         cells.tick_params(length=0)
         for spine in cells.spines.values():
@@ -293,7 +300,8 @@ def similarity_map(values: np.ndarray, names: Sequence[str], measure: str) -> by
                     color="white" if dark else COLOURS["ink"],
                 )  # fmt: skip
         cells.set_title(measure)
-        figure.colorbar(picture, ax=cells, location="left", shrink=0.6, pad=0.02).outline.set_visible(False)
+        figure.colorbar(picture, cax=scale, orientation="horizontal").outline.set_visible(False)
+        scale.tick_params(labelsize=8)
         return png(figure)
 
 

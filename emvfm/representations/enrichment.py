@@ -16,7 +16,7 @@ from emvfm.representations.estimates import Estimate, bootstrap_mean
 from emvfm.representations.pairing import Pairing
 from emvfm.representations.ranking import unit_rows
 
-__all__ = ["Enrichment", "fisher_p_values", "neighbour_enrichment", "odds_ratios"]
+__all__ = ["Enrichment", "expected_log_odds", "fisher_p_values", "neighbour_enrichment", "odds_ratios"]
 
 Floats = NDArray[np.float64]
 
@@ -30,9 +30,14 @@ class Enrichment:
     share
         Of the candidates that counts as near.
     log_odds
-        Mean over queries of the natural logarithm of the odds ratio; nought is chance.
+        Mean over queries of the natural logarithm of the odds ratio.
+    expected
+        The same for a random order. It is above nought where related rows are few: a query that finds none of two
+        gets ½ for it, which is more than its share.
+    excess
+        `log_odds` less `expected`, query by query; nought is chance.
     odds_ratio
-        Its exponential, a geometric mean.
+        Exponential of `log_odds`, a geometric mean.
     significant
         Share of queries with a q-value (Benjamini & Hochberg) of at most `alpha`.
     odds_ratios, p_values, q_values
@@ -42,6 +47,8 @@ class Enrichment:
     share: float
     alpha: float
     log_odds: Estimate
+    expected: float
+    excess: Estimate
     odds_ratio: float
     significant: Estimate
     odds_ratios: tuple[float | None, ...]
@@ -54,6 +61,7 @@ class Enrichment:
         return {
             **asdict(self),
             "log_odds": self.log_odds.to_json(),
+            "excess": self.excess.to_json(),
             "significant": self.significant.to_json(),
         }
 
@@ -66,6 +74,15 @@ def odds_ratios(tables: ArrayLike) -> Floats:
     cells = np.asarray(tables, np.float64)
     cells = cells + 0.5 * (cells == 0).any(axis=-1, keepdims=True)
     return cells[..., 0] * cells[..., 3] / (cells[..., 1] * cells[..., 2])
+
+
+def expected_log_odds(near: int, related: int, candidates: int) -> float:
+    """Return the mean logarithm of :func:`odds_ratios` when `near` of the candidates are drawn at random, exactly."""
+    least, most = max(0, near + related - candidates), min(near, related)
+    a = np.arange(least, most + 1)
+    tables = np.stack([a, near - a, related - a, candidates - near - related + a], axis=1)
+    weights = hypergeom.pmf(a, candidates, related, near)
+    return float(weights @ np.log(odds_ratios(tables)) / weights.sum())
 
 
 def fisher_p_values(tables: ArrayLike) -> Floats:
@@ -151,11 +168,16 @@ def neighbour_enrichment(
         spread[known] = values
         return tuple(None if value != value else value for value in spread.tolist())
 
+    sizes = [(a + b, a + c, a + b + c + d) for a, b, c, d in tables[known].tolist()]
+    by_size = {size: expected_log_odds(*size) for size in set(sizes)}
+    expected = np.array([by_size[size] for size in sizes])
     log_odds = mean_of_units(np.log(ratios))
     return Enrichment(
         share=share,
         alpha=alpha,
         log_odds=log_odds,
+        expected=mean_of_units(expected).value,
+        excess=mean_of_units(np.log(ratios) - expected),
         odds_ratio=math.exp(log_odds.value),
         significant=mean_of_units((q_values <= alpha).astype(np.float64)),
         odds_ratios=by_query(ratios),

@@ -33,7 +33,7 @@ class EnrichmentStudy:
             results.append(values)
         return {
             "benchmark": "enrich",
-            "metric": "odds ratio",
+            "metric": "excess of the log odds ratio",
             "profiles": self.profiles.to_json(),
             "unit": self.unit,
             "results": results,
@@ -53,21 +53,22 @@ class EnrichmentStudy:
         ]
         drawn = [
             {"share": one.share, "odds": [v for v in one.odds_ratios if v is not None],
-             "value": one.log_odds.value, "low": one.log_odds.low, "high": one.log_odds.high}
+             "value": one.log_odds.value, "low": one.log_odds.low, "high": one.log_odds.high,
+             "expected": one.expected}
             for one in self.found
         ]  # fmt: skip
         return {"rows.csv": csv_text(header, rows), "figures/odds.png": odds_figure(drawn)}
 
     def lines(self) -> list[Any]:
         """Return what the terminal shows."""
-        header = ["near", "rows", "log odds ratio", "odds ratio", "significant"]
+        header = ["near", "rows", "log odds ratio", "random order", "excess", "significant"]
         rows = [
-            [f"{one.share:.3g}", str(one.log_odds.n), printed(one.log_odds), f"{one.odds_ratio:.2f}",
+            [f"{one.share:.3g}", str(one.log_odds.n), printed(one.log_odds), f"{one.expected:.3f}", printed(one.excess),
              printed(one.significant)]
             for one in self.found
         ]  # fmt: skip
         units = "rows" if self.unit is None else f"values of {self.unit}"
-        return [rich_table(header, rows), f"[dim]Chance is a log odds ratio of 0; intervals over {units}.[/]"]
+        return [rich_table(header, rows), f"[dim]Chance is an excess of 0; intervals over {units}.[/]"]
 
 
 def study_enrichment(profiles: Profiles, options: EnrichOptions) -> EnrichmentStudy:

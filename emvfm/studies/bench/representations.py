@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,14 @@ class Representations:
         }
 
 
+def _set_apart(values: Mapping[str, Any]) -> list[str]:
+    """Return the options of a backbone that its short name needs; files and devices do not tell it apart."""
+    left_out = ("weights", "device", "precision", "tile", "tile_overlap")
+    return [
+        key if value is True else f"{key} {value}" for key, value in values.items() if key not in left_out
+    ]
+
+
 def _opened(
     workspace: Workspace,
     sources: Sequence[str],
@@ -82,13 +90,12 @@ def _opened(
         for text in options.backbone:
             name, own_values = parse_backbone(text)
             chosen = resolve(ProfileOptions, flags={**values, **own_values, "backbone": name})
-            several = f" on {source}" if len(sources) > 1 else ""
+            shown = ", ".join([name, *_set_apart(own_values)]) + (f" on {source}" if len(sources) > 1 else "")
             if options.all_layers:
                 parts = open_layers(workspace, source, chosen, [chosen.pool], console)
-                found += [(f"{one.label}{several}", one) for one in parts]
+                found += [(f"{shown}, block {one.layer}", one) for one in parts]
             else:
-                one = open_profiles(workspace, source, chosen, console)
-                found.append((f"{one.label}{several}", one))
+                found.append((shown, open_profiles(workspace, source, chosen, console)))
     return found
 
 

@@ -20,7 +20,7 @@ from emvfm.studies.bench.tables import csv_text, p_text, printed, rich_table, st
 
 __all__ = ["SimilarityStudy", "study_predictions", "study_similarity"]
 
-_PRINTED = 12
+_PRINTED = 20
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,13 @@ class SimilarityStudy:
     def lines(self) -> list[Any]:
         """Return what the terminal shows: all pairs by all measures, the first of them with many."""
         measures = list(self.found)
+        numbered = rich_table(
+            ["", "representation"], [[str(i + 1), name] for i, name in enumerate(self.names)]
+        )
         rows = []
-        for i, (a, b) in enumerate(self.pairs[:_PRINTED]):
-            cells = [printed(self.found[m][i].estimate, 2) for m in measures]
-            rows.append([a, b, *cells])
-        lines = [rich_table(["a", "b", *measures], rows)]
+        for i, (a, b) in list(enumerate(combinations(range(len(self.names)), 2)))[:_PRINTED]:
+            rows.append([f"{a + 1} × {b + 1}", *(printed(self.found[m][i].estimate, 2) for m in measures)])
+        lines = [numbered, "", rich_table(["pair", *measures], rows)]
         if len(self.pairs) > _PRINTED:
             lines.append(f"[dim]{_PRINTED} of {len(self.pairs)} pairs; all in similarity.csv[/]")
         nulls = [
