@@ -80,6 +80,12 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the figures, which take most of the time, where a test looks at numbers only."""
+    monkeypatch.setattr("emvfm.studies.localize.pictures.pictures", lambda found: {})
+
+
 @pytest.fixture(scope="module")
 def pair(run: Run, tables: Path) -> dict:
     return _json(run(tables / "good.npz", tables / "weak.npz", *QUICK, "--share", "0.3", "--json"))
@@ -127,6 +133,7 @@ def test_the_scores_are_scikit_learns_of_the_predictions_that_are_written(pair: 
     np.testing.assert_allclose([pooled[n] for n in NAMES], f1_score(truth, said, average=None), atol=1e-12)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_rows_in_another_order_are_the_same_rows(run: Run, tables: Path, pair: dict) -> None:
     turned = _json(run(tables / "good.npz", tables / "turned.npz", *QUICK, "--json"))
     assert turned["runs"][1]["means"] == pair["runs"][1]["means"]
@@ -142,6 +149,7 @@ def test_what_is_printed_says_rows_folds_spread_and_comparison(run: Run, tables:
     assert "odd [/b] [red]folder" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_ungrouped_folds_come_with_what_they_leak(run: Run, tables: Path) -> None:
     found = _json(run(tables / "weak.npz", *QUICK[2:], "--head", "knn", "--neighbours", "1", "--ungrouped",
                       "--thresholds", "fixed", "--json"))  # fmt: skip
@@ -162,6 +170,7 @@ def test_one_label_a_row_is_noticed_and_unknown_rows_are_left_out(run: Run, tabl
     assert (Path(found["folder"]) / "figures" / "confusion.png").is_file()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_split_by_a_fact_tests_those_rows_only(run: Run, tables: Path) -> None:
     one = _json(run(tables / "good.npz", *QUICK, "--split-by", "plate=plate1", "--json"))
     assert one["task"]["folds"]["rows"] == [60]
@@ -173,6 +182,7 @@ def test_a_split_by_a_fact_tests_those_rows_only(run: Run, tables: Path) -> None
     assert each["task"]["folds"]["rows"] == [60, 60]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_labels_from_a_table_with_grades_a_map_and_a_count(run: Run, tables: Path, tmp_path: Path) -> None:
     labels, protein = _labels(40, 1, 0)
     with (tmp_path / "annotations.csv").open("w", newline="") as file:
@@ -198,6 +208,7 @@ def test_labels_from_a_table_with_grades_a_map_and_a_count(run: Run, tables: Pat
     assert mapped["task"]["positives"][2] == 3 * int((labels[:, 0] | labels[:, 1]).sum())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_presets_are_those_of_their_authors_and_an_option_of_ones_own_stays(run: Run, tables: Path) -> None:
     found = _json(
         run(tables / "good.npz", "--preset", "knn", "--neighbours", "3", "--samples", "100", "--json")
@@ -236,6 +247,57 @@ def test_what_is_wrong_is_one_line(run: Run, tables: Path, arguments, code: int,
     lines = [line for line in result.stderr.splitlines() if line.startswith("emvfm: ")]
     assert len(lines) == 1
     assert said in lines[0]
+
+
+@pytest.fixture(scope="module")
+def cells(tables: Path) -> str:
+    """A dataset of cells with two channels: label `nuclear` where the protein is where the DNA is."""
+    rng = np.random.default_rng(0)
+    images, rows = np.zeros((32, 2, 40, 40), np.uint8), []
+    y, x = np.mgrid[:40, :40] - 19.5
+    for i, image in enumerate(images):
+        nucleus = y**2 + x**2 < 60
+        inside = i % 2 == 0
+        image[1] = np.where(nucleus, 180, 5) + rng.integers(0, 20, (40, 40))
+        image[0] = np.where(nucleus == inside, 150, 8) + rng.integers(0, 20, (40, 40))
+        rows.append([f"p{i // 4}", "nuclear" if inside else "cytoplasmic", "AB"[i // 16]])
+    np.save(tables / "cells.npy", images)
+    with (tables / "cells.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["protein", "label", "plate"], *rows])
+    made = CliRunner().invoke(
+        app,
+        ["data", "compose", "cells", "--root", str(tables / "workspace"), "--table", str(tables / "cells.csv"),
+         "--images", str(tables / "cells.npy"), "--channels", "gfp,dna", "--split-by", "plate=B", "--force"],
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    return "cells"
+
+
+def test_a_dataset_is_embedded_by_every_backbone_and_its_images_are_shown(run: Run, cells: str) -> None:
+    backbones = ("--backbone", "pixel:intensity", "--backbone", "random:noise,init_seed=3")
+    found = _json(run(cells, *QUICK, *backbones, "--json"))
+    assert [one["name"] for one in found["runs"]] == ["pixel:intensity", "random:noise, init_seed 3"]
+    good, chance = (one["interval"]["value"] for one in found["runs"])
+    assert good > 0.95 > 0.8 > chance
+    assert found["task"]["single"] is True
+    with Image.open(Path(found["folder"]) / "figures" / "panels.png") as image:
+        assert min(image.size) > 300
+    split = _json(
+        run(
+            cells,
+            *QUICK,
+            *backbones[:2],
+            "--train-split",
+            "train",
+            "--test-split",
+            "test",
+            "--panels",
+            0,
+            "--json",
+        )
+    )
+    assert split["task"]["folds"]["rows"] == [16]
+    assert not (Path(split["folder"]) / "figures" / "panels.png").exists()
 
 
 def test_rows_that_are_not_the_same_are_refused(run: Run, tables: Path, tmp_path: Path) -> None:
