@@ -271,7 +271,7 @@ def similarity_map(values: np.ndarray, names: Sequence[str], measure: str) -> by
         "similarity", ["#ffffff", COLOURS["sky"], COLOURS["blue"], "#08203e"]
     )
     with styled():
-        side, branch, text = max(2.4, 0.4 * k), 0.8, 3.1
+        side, branch, text = max(2.4, 0.4 * k), 0.8, 2.7
         width, height = branch + side + text + 0.3, side + 1.1
         figure, axes = canvas(width, height, 1, 3)
         figure.set_layout_engine("none")  # the tree has to end where the rows of the matrix begin
