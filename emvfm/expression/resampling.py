@@ -16,7 +16,15 @@ from numpy.typing import ArrayLike, NDArray
 from emvfm.errors import UsageError
 from emvfm.expression.correlation import varies
 
-__all__ = ["Draws", "FoldSums", "draw", "replicate_correlations", "replicate_skill", "sum_blocks"]
+__all__ = [
+    "Draws",
+    "FoldSums",
+    "draw",
+    "fold_correlations",
+    "replicate_correlations",
+    "replicate_skill",
+    "sum_blocks",
+]
 
 Floats = NDArray[np.float64]
 
@@ -118,7 +126,8 @@ def draw(
     return Draws(tuple(blocks), drawn)
 
 
-def _correlations(sums: FoldSums, weights: Floats) -> Floats:
+def fold_correlations(sums: FoldSums, weights: Floats) -> Floats:
+    """Return ``(R, G)`` correlations where blocks are drawn as ``(R, B)`` weights say, NaN where there is none."""
     n = (weights @ sums.counts)[:, None]
     p, y, pp, yy, py = (weights @ part for part in sums.sums)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -175,7 +184,7 @@ def replicate_correlations(
     used
         For each fold how many genes count, and of how many.
     """
-    return _replicates(models, draws, _correlations)
+    return _replicates(models, draws, fold_correlations)
 
 
 def replicate_skill(

@@ -1,4 +1,4 @@
-"""Figures of gene expression: models with intervals, genes against rivals, maps of sections.
+"""Figures of gene expression and of audits: models with intervals, genes against rivals, maps, verdicts.
 
 Every function takes arrays or plain values and returns the bytes of a PNG.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from emvfm.report.drawing import COLOURS, canvas, png, styled
 
-__all__ = ["expression_maps", "gene_correlations", "model_scores"]
+__all__ = ["expression_maps", "gene_correlations", "model_scores", "verdict_bars"]
 
 _KIND_COLOURS = {
     "backbone": "vermilion",
@@ -30,7 +30,8 @@ _LONGEST = 44
 
 
 def _shortened(name: str) -> str:
-    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+    half = (_LONGEST - 1) // 2
+    return name if len(name) <= _LONGEST else f"{name[:half]}…{name[-half:]}"
 
 
 def model_scores(panels: Sequence[Mapping[str, Any]], folds: Sequence[str], measure: str) -> bytes:
@@ -145,4 +146,40 @@ def expression_maps(maps: Sequence[Mapping[str, Any]], model: str) -> bytes:
         axes[0, 0].set_ylabel("measured")
         axes[1, 0].set_ylabel("predicted")
         figure.suptitle(_shortened(model), fontsize=10.5, x=0.01, ha="left")
+        return png(figure)
+
+
+def verdict_bars(rows: Sequence[Mapping[str, Any]], metric: str) -> bytes:
+    """Draw differences of a model from its rivals with their intervals; hollow where they cover 0.
+
+    Parameters
+    ----------
+    rows
+        ``trained``, ``rival``, ``role``, ``kind``, ``value``, ``low`` and ``high`` (None without an interval).
+    """
+    if not rows:
+        raise ValueError("no verdicts to draw")
+    colours = {"untrained": "orange", "baseline": "sky", "confound": "purple"}
+    with styled():
+        figure, axes = canvas(7.4, 0.55 * len(rows) + 1.1)
+        place = axes[0, 0]
+        place.axvline(0, color=COLOURS["ink"], linewidth=0.9)
+        several = len({row["trained"] for row in rows}) > 1
+        labels = []
+        for y, row in zip(range(len(rows))[::-1], rows, strict=True):
+            colour = COLOURS[colours.get(row["kind"], "blue")]
+            covers = row["low"] is None or row["low"] <= 0 <= row["high"]
+            if row["low"] is not None:
+                place.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2)
+            face = "white" if covers else colour
+            place.scatter(
+                [row["value"]], [y], s=44, facecolor=face, edgecolor=colour, linewidth=1.6, zorder=3
+            )
+            first = f"{_shortened(str(row['trained']))}\n" if several else ""
+            labels.append(f"{first}minus {row['role']}:\n{_shortened(str(row['rival']))}")
+        place.set_yticks(range(len(rows))[::-1], labels, fontsize=8.5)
+        place.tick_params(axis="y", length=0)
+        place.set_ylim(-0.6, len(rows) - 0.4)
+        place.set_xlabel(f"difference of {metric} (hollow: the interval covers 0)")
+        place.grid(axis="x")
         return png(figure)

@@ -6,12 +6,32 @@ from types import ModuleType
 
 import typer
 
-from emvfm.cli.bench import enrich, expression, geometry, layers, localize, relate, retrieve, similarity
+from emvfm.cli.bench import (
+    audit,
+    enrich,
+    expression,
+    geometry,
+    layers,
+    localize,
+    relate,
+    retrieve,
+    similarity,
+)
 
 __all__ = ["register"]
 
 #: In the order of the help page.
-COMMANDS: tuple[ModuleType, ...] = (localize, retrieve, relate, enrich, expression, layers, similarity, geometry)
+COMMANDS: tuple[ModuleType, ...] = (
+    localize,
+    retrieve,
+    relate,
+    enrich,
+    expression,
+    layers,
+    similarity,
+    geometry,
+    audit,
+)
 
 
 def register(app: typer.Typer) -> None:

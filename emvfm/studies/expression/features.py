@@ -87,6 +87,6 @@ def models_of(
     models += arranged
     models.append(Model("place in the section", "confound", structure.place(*where, unit)[0]))
     first = models[0]
-    models.append(Model(f"{first.name}, exchanged", "permuted", first.features, permute=True))
+    models.append(Model("exchanged expression", "permuted", first.features, permute=True))
     models.append(Model("mean of training", "mean"))
     return models
