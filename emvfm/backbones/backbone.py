@@ -177,7 +177,8 @@ class Backbone:
         Parameters
         ----------
         images
-            ``(B, 3, H, W)`` float, normalised (see `preprocess`), H and W multiples of the patch.
+            ``(B, K, H, W)`` float, one channel a slot of the backbone (three of colour), normalised (see
+            `preprocess`), H and W multiples of the patch.
         layers
             0-based block indices; the default ones if None.
 
@@ -210,8 +211,10 @@ class Backbone:
         self.module.set_grad_checkpointing(enable)  # type: ignore[operator]
 
     def _check(self, images: Tensor) -> tuple[int, int]:
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise UsageError("not a batch of images", got=tuple(images.shape), expected="(B, 3, H, W)")
+        slots = len(self.spec.slots)
+        if images.ndim != 4 or images.shape[1] != slots:
+            expected = f"(B, {slots}, H, W)"
+            raise UsageError("not a batch of images", got=tuple(images.shape), expected=expected)
         height, width = images.shape[2:]
         if height < self.patch or width < self.patch or height % self.patch or width % self.patch:
             raise UsageError(

@@ -17,6 +17,7 @@ from emvfm.backbones.preprocess import (
     unit_planes,
     window_step,
 )
+from emvfm.backbones.scaling import Scaling
 from emvfm.errors import CorruptError
 
 __all__ = ["Canvas", "Rows"]
@@ -48,7 +49,7 @@ class Canvas:
     Parameters
     ----------
     window
-        Intensities that become 0 and 1; the image's own without it.
+        Intensities that become 0 and 1, or what scales each channel; the image's own window without it.
 
     Attributes
     ----------
@@ -64,7 +65,7 @@ class Canvas:
     """
 
     def __init__(
-        self, image: Rows, preprocess: Preprocess, window: tuple[float, float] | None = None
+        self, image: Rows, preprocess: Preprocess, window: tuple[float, float] | Scaling | None = None
     ) -> None:
         self._image, self._preprocess = image, preprocess
         self._size = (image.shape[0], image.shape[1])
@@ -85,18 +86,21 @@ class Canvas:
         return float(low), float(high)
 
     def band(self, top: int, bottom: int) -> Floats:
-        """Return rows `top` to `bottom` of patches, ``(1 or 3, H, W)`` float32 in [0, 1], padded to patches."""
+        """Return rows `top` to `bottom` of patches, ``(C, H, W)`` float32 in [0, 1] (unless scaled), padded."""
         patch, (height, width) = self._preprocess.patch, self.scaled
         first, last = top * patch, min(bottom * patch, height)
         step = self._size[0] / height
         margin = 2 * max(1.0, step) + 1 if self.scaled != self._size else 0  # the reach of a bicubic filter
         start = max(0, math.floor(first * step - margin))
         stop = min(self._size[0], math.ceil(last * step + margin))
-        planes = unit_planes(self._rows(start, stop), self._window)
+        rows, window = self._rows(start, stop), self._window
+        bounded = not isinstance(window, Scaling) or window.bounded
+        planes = window(rows) if isinstance(window, Scaling) else unit_planes(rows, window)
         if self.scaled != self._size:
-            planes = resize_planes(planes, (last - first, width), (first * step - start, last * step - start))
+            part = (first * step - start, last * step - start)
+            planes = resize_planes(planes, (last - first, width), part, bounded=bounded)
         return pad_to(planes, ((bottom - top) * patch, self.grid[1] * patch))
 
     def standardise(self, planes: Floats) -> Floats:
-        """Return a part of a band as ``(3, H, W)`` float32, normalised for the model."""
+        """Return a part of a band as the model takes it, see `Preprocess.standardise`."""
         return self._preprocess.standardise(planes)

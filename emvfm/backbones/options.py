@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Lt
 
 from emvfm.config import FORBID_EXTRA, Doc
 
-__all__ = ["BackboneOptions", "CheckOptions", "CostOptions", "LoraOptions"]
+__all__ = ["BackboneOptions", "ChannelOptions", "CheckOptions", "CostOptions", "LoraOptions"]
 
 
 _Weights = Annotated[Path | None, Doc("Weight file (safetensors or .pth) instead of the usual places.")]
@@ -56,6 +56,36 @@ class BackboneOptions:
     tile_overlap: Annotated[int, Ge(0), Doc("Pixels that neighbouring tiles share at the least.")] = 128
     precision: _Precision = "auto"
     device: _Device = "auto"
+
+
+@dataclass(frozen=True)
+class ChannelOptions:
+    """How the channels of an image are given to a backbone; see `channel_input.channel_preprocess`."""
+
+    __pydantic_config__ = FORBID_EXTRA
+
+    channels: Annotated[
+        Literal["auto", "replicate", "map", "random-map", "mean", "bag"],
+        Doc(
+            "replicate: one pass a channel, in all slots; map: one pass, by --map or by names; random-map; mean; "
+            "bag: one pass a channel, for a backbone with one slot; auto: grey and colour as they are."
+        ),
+    ] = "auto"
+    map: Annotated[
+        str | None, Doc("SLOT=CHANNEL,… for --channels map, such as nucleus=hoechst,protein=gfp.")
+    ] = None
+    fill: Annotated[str, Doc("What slots without a channel hold: zero, mean, or copy:NAME.")] = "zero"
+    map_seed: Annotated[int, Ge(0), Doc("Seed of --channels random-map.")] = 0
+    join: Annotated[
+        Literal["concat", "mean"], Doc("Embeddings of several passes: end to end by name, or their mean.")
+    ] = "concat"
+    normalise: Annotated[
+        Literal["backbone", "imagenet", "self", "percentile", "minmax"],
+        Doc(
+            "Of each image and channel. self: less its mean over its deviation; percentile, minmax: what becomes "
+            "0 and 1; imagenet: ImageNet's mean and deviation; backbone: as it was trained."
+        ),
+    ] = "backbone"
 
 
 @dataclass(frozen=True)

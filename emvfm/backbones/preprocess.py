@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from emvfm.backbones.channels import ChannelInputs
+from emvfm.backbones.scaling import ScaledAs, Scaling, scale_of
 from emvfm.backbones.views import PLAIN, View
 from emvfm.errors import CorruptError, UsageError
 
@@ -47,7 +49,8 @@ class Prepared:
     Attributes
     ----------
     pixels
-        ``(3, H, W)`` float32, normalised; H and W are multiples of the patch.
+        ``(K, H, W)`` float32 of a backbone with K slots, three of colour, normalised; of several passes
+        ``(P, K, H, W)``. H and W are multiples of the patch.
     valid
         ``(h, w)`` float32 in [0, 1]: the fraction of each patch that is image, not padding.
     size
@@ -55,7 +58,7 @@ class Prepared:
     scaled
         Height and width after resizing, before padding.
     window
-        The intensities that became 0 and 1.
+        The intensities that became 0 and 1; (0, 1) where each channel has its own.
     """
 
     pixels: Floats
@@ -186,9 +189,12 @@ def at_pixel_size(input_size: str, pixel_size_nm: float | None) -> str:
     return f"x{pixel_size_nm / float(input_size[:-2])!r}"
 
 
-def _check(image: np.ndarray) -> None:
-    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or image.size == 0:
-        raise UsageError("not an image", got=f"array of shape {image.shape}", expected="(H, W) or (H, W, 3)")
+def _check(image: np.ndarray, *, named: bool = False) -> None:
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3 and not named) or image.size == 0:
+        several = image.ndim == 3 and image.size and not named
+        todo = "name its channels and choose how they go in (--channels)" if several else None
+        got, expected = f"array of shape {image.shape}", "(H, W) or (H, W, 3)"
+        raise UsageError("not an image", got=got, expected=expected, todo=todo)
     if image.dtype.kind not in "buif":
         raise UsageError(
             "not an image", got=f"values of type {image.dtype}", expected="whole or real numbers"
@@ -207,13 +213,21 @@ def unit_planes(image: np.ndarray, window: tuple[float, float]) -> Floats:
     return np.clip(scaled, 0, 1, out=scaled)
 
 
-def resize_planes(planes: Floats, size: tuple[int, int], rows: tuple[float, float] | None = None) -> Floats:
+def resize_planes(
+    planes: Floats,
+    size: tuple[int, int],
+    rows: tuple[float, float] | None = None,
+    *,
+    bounded: bool = True,
+) -> Floats:
     """Resize ``(C, H, W)`` by antialiased bicubic interpolation to `size`, kept in [0, 1].
 
     Parameters
     ----------
     rows
         Resize only what lies between these rows; those outside still count for interpolation.
+    bounded
+        Whether values lie in [0, 1].
     """
     from PIL import Image
 
@@ -225,7 +239,7 @@ def resize_planes(planes: Floats, size: tuple[int, int], rows: tuple[float, floa
         np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC, box))
         for plane in np.ascontiguousarray(planes)
     ]
-    return np.clip(np.stack(resized), 0, 1)
+    return np.clip(np.stack(resized), 0, 1) if bounded else np.stack(resized)
 
 
 def pad_to(planes: Floats, size: tuple[int, ...]) -> Floats:
@@ -243,10 +257,10 @@ class InputSpec(Protocol):
     def patch(self) -> int: ...
 
     @property
-    def mean(self) -> tuple[float, float, float]: ...
+    def mean(self) -> tuple[float, ...]: ...
 
     @property
-    def std(self) -> tuple[float, float, float]: ...
+    def std(self) -> tuple[float, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -254,12 +268,14 @@ class Preprocess:
     """How images become input of one backbone; equal values, equal pixels."""
 
     patch: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     input_size: str = "native"
     view: View = PLAIN
     tile: int = 0
     overlap: int = 0
+    scaling: ScaledAs = "window"
+    channels: ChannelInputs | None = None
 
     @classmethod
     def for_backbone(cls, spec: InputSpec, options: BackboneOptions, view: View = PLAIN) -> Preprocess:
@@ -287,7 +303,19 @@ class Preprocess:
                 got=f"{options.tile_overlap} px",
                 expected=f"less than {options.tile} px",
             )
-        return cls(spec.patch, spec.mean, spec.std, input_size, view, tile, overlap if tile else 0)
+        scaling: ScaledAs = getattr(spec, "scaling", "window")
+        overlap = overlap if tile else 0
+        return cls(spec.patch, spec.mean, spec.std, input_size, view, tile, overlap, scaling)
+
+    @property
+    def plain(self) -> bool:
+        """Whether grey and colour go in as they are, by one window of intensities for all channels."""
+        return self.channels is None and self.scaling == "window"
+
+    @property
+    def factor(self) -> int:
+        """How many times as long as the backbone's own an embedding is."""
+        return 1 if self.channels is None else self.channels.factor
 
     def at(self, pixel_size_nm: float | None) -> Preprocess:
         """Return the preprocessing of an image whose pixels have this size; see `at_pixel_size`."""
@@ -307,7 +335,17 @@ class Preprocess:
         return -(-height // self.patch), -(-width // self.patch)
 
     def identity(self) -> dict[str, Any]:
-        """Return all that decides the pixels, as plain JSON values."""
+        """Return all that decides the pixels, as plain JSON values.
+
+        What is new since stores were first written is there only where it is used, so that they keep their names.
+        """
+        own: dict[str, Any] = {} if self.view == PLAIN else {"view": self.view.identity()}
+        if not self.plain:
+            own["intensity"] = {"scaling": self.scaling, "of": "each image and channel"}
+        if self.channels is not None:
+            own["channels"] = self.channels.identity()
+        elif len(self.mean) != 3:
+            own["channels"] = f"grey x{len(self.mean)}"
         return {
             "version": 2,
             "intensity": {
@@ -322,14 +360,47 @@ class Preprocess:
             "patch": self.patch,
             "pad": "reflect right bottom",
             "tile": {"patches": self.tile, "overlap": self.overlap, "blend": "linear"} if self.tile else None,
-            **({} if self.view == PLAIN else {"view": self.view.identity()}),
+            **own,
         }
 
     def standardise(self, planes: Floats) -> Floats:
-        """Return ``(3, H, W)`` float32: planes in [0, 1], less the mean, over the deviation."""
+        """Return ``(K, H, W)`` float32: planes in [0, 1], less the mean, over the deviation.
+
+        Channels with a plan are put into their slots before: ``(P, K, H, W)`` if it has several passes.
+        """
+        if self.channels is not None:
+            planes = self.channels.gather(planes)
+            planes = planes[0] if len(planes) == 1 else planes
         mean = np.asarray(self.mean, np.float32)[:, None, None]
         std = np.asarray(self.std, np.float32)[:, None, None]
         return (planes - mean) / std  # one grey plane becomes three here, by broadcasting
+
+    def scale_of(self, image: np.ndarray) -> Scaling:
+        """Return what brings the intensities of each channel of ``(H, W)`` or ``(H, W, C)`` to their scale.
+
+        Raises
+        ------
+        UsageError
+            Not an image, or its channels are not those of the plan or of the backbone.
+        CorruptError
+            Values that are not finite.
+        """
+        _check(image, named=True)
+        self._check_channels(image)
+        return scale_of(image, self.scaling)
+
+    def _check_channels(self, image: np.ndarray) -> None:
+        count = 1 if image.ndim == 2 else image.shape[2]
+        slots = len(self.mean)
+        if self.channels is not None and count != self.channels.count:
+            raise UsageError("not the channels of the plan", got=count, expected=self.channels.count)
+        if self.channels is None and count not in (1, slots):
+            raise UsageError(
+                "the backbone has not as many slots as the image has channels",
+                got=f"{count} channels",
+                expected=f"1 or {slots}",
+                todo="name them (`emvfm data compose --channels`) and choose how they go in (--channels)",
+            )
 
     def normalise(self, image: np.ndarray) -> Floats:
         """Return ``(3, H, W)`` float32, normalised, at the size it came: no resizing, no padding.
@@ -341,6 +412,8 @@ class Preprocess:
         CorruptError
             Values that are not finite.
         """
+        if not self.plain:
+            return self.standardise(self.scale_of(image)(image))
         _check(image)
         return self.standardise(unit_planes(image, intensity_window(image)))
 
@@ -350,7 +423,8 @@ class Preprocess:
         Parameters
         ----------
         image
-            ``(H, W)`` or ``(H, W, 3)``; uint8 over 0-255, any other type over its own percentiles.
+            ``(H, W)``, ``(H, W, 3)`` or, with a plan, ``(H, W, C)``; uint8 over 0-255, any other type over its
+            own percentiles, unless `scaling` says otherwise.
 
         Raises
         ------
@@ -359,9 +433,14 @@ class Preprocess:
         CorruptError
             Values that are not finite.
         """
-        _check(image)
-        window = intensity_window(image)
-        planes = unit_planes(self.view(image), window)
+        if self.plain:
+            _check(image)
+            self._check_channels(image)
+            window = intensity_window(image)
+            planes = unit_planes(self.view(image), window)
+        else:
+            window = (0.0, 1.0)
+            planes = self.scale_of(image)(self.view(image))
         size = (image.shape[0], image.shape[1])
         scaled = self.scaled(size)
         if min(scaled) < self.patch:
@@ -371,7 +450,6 @@ class Preprocess:
                 expected=f"at least {self.patch} px a side",
                 todo="enlarge it with --input-size or leave it out",
             )
-        padded = pad_to(
-            resize_planes(planes, scaled), tuple(-(-side // self.patch) * self.patch for side in scaled)
-        )
+        resized = resize_planes(planes, scaled, bounded=self.scaling != "self")
+        padded = pad_to(resized, tuple(-(-side // self.patch) * self.patch for side in scaled))
         return Prepared(self.standardise(padded), valid_fraction(scaled, self.patch), size, scaled, window)

@@ -14,9 +14,12 @@ from typing import Any, Literal
 
 from emvfm.errors import MissingError
 
-__all__ = ["ALIASES", "SPECS", "BackboneSpec", "find_spec"]
+__all__ = ["ALIASES", "RGB", "SPECS", "BackboneSpec", "find_spec"]
 
 _Triple = tuple[float, float, float]
+
+#: The input slots of a backbone for colour images.
+RGB = ("red", "green", "blue")
 
 _IMAGENET: tuple[_Triple, _Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _SATELLITE: tuple[_Triple, _Triple] = ((0.43, 0.411, 0.296), (0.213, 0.156, 0.143))
@@ -61,6 +64,11 @@ class BackboneSpec:
         Modules within a block that the LoRA targets ``attention`` and ``mlp`` mean.
     overrides
         Constructor arguments that differ from the library's own configuration.
+    slots
+        Names of its input channels; `mean` and `std` have one value each.
+    scaling
+        ``window``: intensities in [0, 1], then mean and deviation; ``self``: each channel of an image less its
+        own mean over its own deviation.
     """
 
     name: str
@@ -76,8 +84,8 @@ class BackboneSpec:
     has_cls: bool
     registers: int
     native: int
-    mean: _Triple
-    std: _Triple
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     licence: str
     licence_url: str
     hub: str
@@ -86,6 +94,8 @@ class BackboneSpec:
     lora_attention: tuple[str, ...]
     lora_mlp: tuple[str, ...]
     overrides: tuple[tuple[str, Any], ...] = ()
+    slots: tuple[str, ...] = RGB
+    scaling: Literal["window", "self"] = "window"
 
     @property
     def prefix(self) -> int:
@@ -117,7 +127,8 @@ class BackboneSpec:
         """Return what decides the numbers a set of weights gives, as plain JSON values."""
         keys = ("library", "model", "patch", "width", "depth", "heads", "has_cls", "registers", "native")
         values = asdict(self)
-        return {key: values[key] for key in keys} | {"overrides": dict(self.overrides)}
+        own = {} if self.slots == RGB else {"slots": list(self.slots)}
+        return {key: values[key] for key in keys} | {"overrides": dict(self.overrides)} | own
 
 
 def _dinov2(
@@ -304,7 +315,8 @@ def find_spec(name: str) -> BackboneSpec:
     ----------
     name
         A name of `SPECS`, an alias (``dinov2``, ``dinov3``, ``openclip``), ``timm:NAME`` or a bare
-        ViT name of timm, ``openclip:MODEL/TAG``, ``tiny:NAME`` for the tiny twin of any of them, or a
+        ViT name of timm, ``openclip:MODEL/TAG``, ``NAME@SLOTS`` for a backbone of timm with other input
+        channels, ``dino4cells_vits16`` (`cell_models`), ``tiny:NAME`` for the tiny twin of any of them, or a
         baseline (``pixel:all``, ``random:noise``, ``structure:density``; see `baselines.registry`).
 
     Raises
@@ -317,6 +329,10 @@ def find_spec(name: str) -> BackboneSpec:
     rows = {spec.name: spec for spec in SPECS}
     if spec := rows.get(ALIASES.get(name, name)):
         return spec
+    if "@" in name or name.startswith("dino4cells"):
+        from emvfm.backbones.cell_models import find_cell_model
+
+        return find_cell_model(name)
     if name.partition(":")[0] in ("pixel", "random", "structure"):
         from emvfm.backbones.baselines.registry import find_baseline
 

@@ -45,10 +45,14 @@ class TimmLibrary:
 
         timm's own conversion knows the names of facebookresearch/dinov2 and dinov3. It would also
         resample patch and position embeddings that do not fit: those keep their shapes here, so that
-        a file of another architecture is refused instead.
+        a file of another architecture is refused instead. Kernels of three colours are added up for a
+        model with a single channel.
         """
         from timm.models import eva, vision_transformer
 
+        kernel, ours = state.get("patch_embed.proj.weight"), module.state_dict()["patch_embed.proj.weight"]
+        if kernel is not None and kernel.ndim == 4 and kernel.shape[1] == 3 and ours.shape[1] == 1:
+            state = {**state, "patch_embed.proj.weight": kernel.sum(dim=1, keepdim=True)}
         convert = (
             eva.checkpoint_filter_fn
             if isinstance(module, eva.Eva)

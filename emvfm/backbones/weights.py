@@ -7,6 +7,7 @@ to download, where to put it and under which licence.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import os
 import pickle
@@ -166,7 +167,9 @@ def _read_torch(path: Path) -> Any:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Training scripts keep their arguments beside the weights; a namespace of plain values runs nothing.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CorruptError(
             "refused: the file holds more than tensors, or is no weight file",
@@ -196,7 +199,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a weight file by name, as float32.
 
     Wrappers that training scripts put around a state dict (``model``, ``state_dict``, ``teacher``) and
-    the prefixes ``module.`` and ``backbone.`` are taken off.
+    the prefixes ``module.`` and ``backbone.`` are taken off, as in checkpoints of DINO and DINO4Cells.
 
     Raises
     ------

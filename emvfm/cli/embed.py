@@ -29,14 +29,14 @@ def register(app: typer.Typer) -> None:
 
         from emvfm.backbones.loading import load_backbone
         from emvfm.datasets.catalog import open_dataset
-        from emvfm.extraction.pipeline import embed_dataset
+        from emvfm.extraction.pipeline import channels_of, embed_dataset
 
         opened = [open_dataset(call.workspace, name) for name in datasets]
         backbone = load_backbone(config, call.workspace)
         table = Table(box=None, padding=(0, 2, 0, 0))
         for column in ("dataset", "images", "layers", "token length", "precision", "seconds"):
             table.add_column(column)
-        rows = []
+        rows, plans = [], []
         for dataset in opened:
             start = time.perf_counter()
             embeddings = embed_dataset(dataset, backbone, config, call.workspace, console=call.console)
@@ -50,9 +50,13 @@ def register(app: typer.Typer) -> None:
                 backbone.precision,
                 f"{seconds:.1f}",
             )
+            plan = channels_of(backbone, config, dataset)
+            if plan is not None:
+                plans.append(f"{dataset.name}: {plan.text()}")
             rows.append(
                 {
                     "dataset": dataset.name,
+                    **({} if plan is None else {"channels": plan.to_json()}),
                     "images": len(embeddings),
                     "layers": list(embeddings.layers),
                     "width": embeddings.width,
@@ -62,4 +66,6 @@ def register(app: typer.Typer) -> None:
             )
         folder = call.workspace.store / embeddings.key
         result = {"backbone": backbone.label, "store": str(folder), "datasets": rows}
-        call.result(result, table, f"[bold]{escape(backbone.label)}[/]  {escape(str(folder))}")
+        call.result(
+            result, table, *map(escape, plans), f"[bold]{escape(backbone.label)}[/]  {escape(str(folder))}"
+        )

@@ -1,0 +1,93 @@
+"""Backbones with other input channels than red, green and blue, and those that were trained on cells."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from emvfm.backbones.channels import SLOTS
+from emvfm.backbones.registry import RGB, BackboneSpec, find_spec
+from emvfm.errors import MissingError, UsageError
+
+__all__ = ["CELL_MODELS", "find_cell_model", "with_slots"]
+
+#: Architectures of DINO4Cells (doi:10.1101/2023.06.16.545359), DINO v1 on cells: our name to timm's.
+CELL_MODELS = {
+    "dino4cells_vitt16": "vit_tiny_patch16_224",
+    "dino4cells_vits16": "vit_small_patch16_224",
+    "dino4cells_vits8": "vit_small_patch8_224",
+    "dino4cells_vitb16": "vit_base_patch16_224",
+    "dino4cells_vitb8": "vit_base_patch8_224",
+}
+
+_SLOT = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
+
+
+def with_slots(spec: BackboneSpec, text: str) -> BackboneSpec:
+    """Return the row of `spec` with other input channels.
+
+    Parameters
+    ----------
+    text
+        ``rgb``, ``hpa``, ``gray``, or names joined by commas. Mean and deviation of a new slot are the means of
+        those of the three colours. Weights for colours fit a single slot: their kernels are added up, which is
+        what grey in all three colours gives.
+
+    Raises
+    ------
+    UsageError
+        The names are none or not different, or the backbone is not one of timm.
+    """
+    slots = SLOTS.get(text, tuple(part.strip() for part in text.split(",")))
+    if len(set(slots)) < len(slots) or not all(_SLOT.fullmatch(slot) for slot in slots):
+        expected = ", ".join(SLOTS) + ", or different names joined by commas"
+        raise UsageError("not input channels", where=f"{spec.name}@{text}", got=text, expected=expected)
+    if slots == RGB:
+        return spec
+    if spec.library != "timm" or "in_chans" in dict(spec.overrides):
+        raise UsageError(
+            "input channels can be chosen for backbones of timm only", where=f"{spec.name}@{text}"
+        )
+    n = len(slots)
+    known = next((name for name, names in SLOTS.items() if names == slots), ",".join(slots))
+    return replace(
+        spec,
+        name=f"{spec.name}@{known}",
+        variant=f"{spec.variant} with {n} channels",
+        hub=spec.hub if n == 1 else "",
+        files=spec.files if n == 1 else (),
+        parameters=spec.parameters + (n - 3) * spec.patch**2 * spec.width,
+        mean=(sum(spec.mean) / 3,) * n,
+        std=(sum(spec.std) / 3,) * n,
+        overrides=tuple(sorted((*spec.overrides, ("in_chans", n)))),
+        slots=slots,
+    )
+
+
+def find_cell_model(name: str) -> BackboneSpec:
+    """Return the row called ``NAME@SLOTS``, or one of `CELL_MODELS`.
+
+    Raises
+    ------
+    MissingError
+        There is no such backbone.
+    UsageError
+        The slots are none.
+    """
+    base, at, slots = name.partition("@")
+    if at:
+        return with_slots(find_spec(base), slots)
+    if base not in CELL_MODELS:
+        raise MissingError("no such backbone", where=name, expected="one of " + ", ".join(CELL_MODELS))
+    bare = with_slots(find_spec(f"timm:{CELL_MODELS[base]}"), "hpa")
+    return replace(
+        bare,
+        name=base,
+        variant=f"{bare.model} (DINO4Cells)",
+        tag="",
+        licence="that of the record it comes from",
+        licence_url="https://zenodo.org/records/8061392",
+        mean=(0.0,) * 4,
+        std=(1.0,) * 4,
+        scaling="self",
+    )
