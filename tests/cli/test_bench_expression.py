@@ -24,7 +24,7 @@ FAST = ("--samples", "100", "--genes", "6", "--head", "ridge", "--detected", "0"
 UNTRAINED = ("--backbone", "timm:test_vit", "--untrained", "--device", "cpu", "--precision", "float32")
 
 
-def _write(folder: Path) -> None:
+def write_sections(folder: Path) -> None:
     """Write sections whose brightness around a spot decides the counts of half the genes."""
     rng = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
@@ -50,7 +50,7 @@ def _write(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("expression")
-    _write(folder)
+    write_sections(folder)
     options = ComposeOptions(spots=folder / "spots.csv", images=folder / "images", tile="32")
     compose("st", [], Workspace(folder / "ws"), options)
     return folder

@@ -192,4 +192,4 @@ def _rival(
     if role == "baseline" and chosen is not None:
         return chosen, "chosen beforehand", found[chosen]
     best = int(np.argmax(np.where(np.isfinite(values[:, 0]), values[:, 0], -np.inf)))
-    return rivals[best].name, f"best of {len(rivals)}, after the fact", np.nanmax(values, axis=0)
+    return rivals[best].name, f"best of {len(rivals)}, after the fact", np.fmax.reduce(values, axis=0)

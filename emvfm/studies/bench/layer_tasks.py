@@ -226,7 +226,9 @@ def _localize(profiles: Profiles, options: LayersOptions) -> LayerTask:
     truth = np.array([[name in cells[i] for name in names] for i in kept])
     groups = np.array([owners[i] for i in kept])
     single = bool((truth.sum(axis=1) == 1).all())
-    head = HeadOptions(head=options.head, single=single, patience=0)
+    head = HeadOptions(
+        head=options.head, single=single, patience=0, neighbours=min(10, max(1, len(kept) // 4))
+    )
     protocol = ProtocolOptions(folds=options.folds, thresholds="fixed", seed=options.seed)
     folds = make_folds(truth, groups, k=options.folds, seed=options.seed)
     inner_protocol = replace(protocol, folds=min(3, options.folds))

@@ -81,21 +81,22 @@ def _opened(
     console: Console | None,
 ) -> list[tuple[str, Profiles]]:
     values: dict[str, Any] = {k: v for k, v in to_dict(options).items() if k in _OWN - {"backbone"}}
-    found: list[tuple[str, Profiles]] = []
+    asked: list[tuple[str, str, ProfileOptions]] = []
     for source in sources:
         if is_table(source):
-            own = open_profiles(workspace, source, resolve(ProfileOptions, flags=values), console)
-            found.append((Path(source).name, own))
+            asked.append((Path(source).name, source, resolve(ProfileOptions, flags=values)))
             continue
         for text in options.backbone:
-            name, own_values = parse_backbone(text)
-            chosen = resolve(ProfileOptions, flags={**values, **own_values, "backbone": name})
-            shown = ", ".join([name, *_set_apart(own_values)]) + (f" on {source}" if len(sources) > 1 else "")
-            if options.all_layers:
-                parts = open_layers(workspace, source, chosen, [chosen.pool], console)
-                found += [(f"{shown}, block {one.layer}", one) for one in parts]
-            else:
-                found.append((shown, open_profiles(workspace, source, chosen, console)))
+            name, own = parse_backbone(text)
+            shown = ", ".join([name, *_set_apart(own)]) + (f" on {source}" if len(sources) > 1 else "")
+            asked.append((shown, source, resolve(ProfileOptions, flags={**values, **own, "backbone": name})))
+    found: list[tuple[str, Profiles]] = []
+    for shown, source, chosen in asked:  # after all options are known to be right: embedding takes long
+        if options.all_layers and not is_table(source):
+            parts = open_layers(workspace, source, chosen, [chosen.pool], console)
+            found += [(f"{shown}, block {one.layer}", one) for one in parts]
+        else:
+            found.append((shown, open_profiles(workspace, source, chosen, console)))
     return found
 
 

@@ -251,6 +251,17 @@ def _said_of_head(study: Study, each: HeadScores) -> list[str]:
     return said
 
 
+def _of_depth(study: Study) -> float:
+    """Return how the logarithm of a spot's counts correlates with the genes predicted: mean over genes, then folds."""
+    depth = np.log(np.maximum(study.spots.depth, 1))
+    folds = []
+    for fold in study.heads[0].folds:
+        own = np.repeat(depth[fold.fold.test][:, None], len(fold.genes), axis=1)
+        found = pearson(own, fold.measured)
+        folds.append(float(np.nanmean(found)) if np.isfinite(found).any() else math.nan)
+    return float(np.nanmean(folds)) if np.isfinite(folds).any() else math.nan
+
+
 def remarks_of(study: Study) -> list[str]:
     """Return the verdicts, and what to keep in mind."""
     said = [line for each in study.heads for line in _said_of_head(study, each)]
@@ -263,6 +274,12 @@ def remarks_of(study: Study) -> list[str]:
     if len(depths) > 1 and max(depths.values()) > 3 * min(depths.values()) > 0:
         low, high = min(depths, key=depths.__getitem__), max(depths, key=depths.__getitem__)
         said.append(f"depth differs: {depths[low]:.0f} counts a spot in {low}, {depths[high]:.0f} in {high}")
+    of_depth = _of_depth(study)
+    if of_depth > 0.2:
+        said.append(
+            f"the counts of a spot alone (log) correlate with the genes at {of_depth:.2f}: what tells how much tissue "
+            "there is scores well here; --normalise log1p-total divides it out"
+        )
     if study.options.cell_type is not None:
         said.append(
             "types of cells may have been called from these very genes: then whatever knows types is circular, and "

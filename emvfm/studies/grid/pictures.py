@@ -174,14 +174,18 @@ def _first(study: Opened) -> str:
 
 
 def _effects(study: Opened) -> Mapping[str, float]:
-    """Return for each label of the trend's axis the weakest audit of what it trains on."""
+    """Return for each label of the trend's axis the weakest audit of what it trains on and others don't."""
     stated = study.spec.trend
     assert stated is not None
     axis = next(axis for axis in study.spec.grid if axis.name == stated.axis)
+    trained = {label: tuple(settings.get("data", ())) for label, settings in axis.values.items()}
+    common = set.intersection(*map(set, trained.values()))
     found = {}
-    for label, settings in axis.values.items():
+    for label, references in trained.items():
         effects = []
-        for reference in settings.get("data", ()):
+        for reference in references:
+            if reference in common:
+                continue
             try:
                 dataset = open_dataset(study.workspace, parse_reference(reference)[0])
             except EmvfmError:  # not composed yet

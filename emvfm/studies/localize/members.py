@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import yaml
 
@@ -41,6 +42,12 @@ class Member:
         return " · ".join(part for part in (self.backbone or Path(self.source).name, self.channels) if part)
 
 
+def _is_text(key: str) -> bool:
+    """Say whether an option is text as it stands: 224 is a size in words, and a path may look like a number."""
+    hint = get_type_hints(ProfileOptions)[key]
+    return {str, Path} >= ({*get_args(hint)} or {hint}) - {NoneType}
+
+
 def parse_backbone(text: str) -> tuple[str, dict[str, Any]]:
     """Split ``NAME,option=value,…`` into the name and options of its own; a bare option is true.
 
@@ -60,7 +67,7 @@ def parse_backbone(text: str) -> tuple[str, dict[str, Any]]:
         if key not in _OWN - {"backbone", "channels", "seed"}:
             raise UsageError("not an option of a backbone", where=f"--backbone {text}", got=part or "nothing")
         try:
-            own[key] = yaml.safe_load(value) if equals else True
+            own[key] = True if not equals else value if _is_text(key) else yaml.safe_load(value)
         except yaml.YAMLError:
             raise UsageError("not a value", where=f"--backbone {text}", got=part) from None
     if not name:
