@@ -10,6 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
+from emvfm.backbones.baselines.registry import is_baseline
 from emvfm.config import resolve, to_dict
 from emvfm.errors import UsageError
 from emvfm.studies.localize.options import LocalizeOptions
@@ -19,6 +20,7 @@ from emvfm.studies.profiles import ProfileOptions
 __all__ = ["Member", "members_of", "parse_backbone"]
 
 _OWN = {f.name for f in fields(ProfileOptions)}
+_GRID = {"backbone", "channels", "seed"}
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ def _is_text(key: str) -> bool:
 def parse_backbone(text: str) -> tuple[str, dict[str, Any]]:
     """Split ``NAME,option=value,…`` into the name and options of its own; a bare option is true.
 
-    >>> parse_backbone("dinov2,weights=a.safetensors,untrained")
-    ('dinov2', {'weights': 'a.safetensors', 'untrained': True})
+    >>> parse_backbone("dinov2,weights=a.safetensors,untrained,map=red=gfp,green=dna")
+    ('dinov2', {'weights': 'a.safetensors', 'untrained': True, 'map': 'red=gfp,green=dna'})
 
     Raises
     ------
@@ -60,29 +62,46 @@ def parse_backbone(text: str) -> tuple[str, dict[str, Any]]:
         What follows the name is no option.
     """
     name, *parts = (part.strip() for part in text.split(","))
-    own: dict[str, Any] = {}
+    where = f"--backbone {text}"
+    if not name:
+        raise UsageError("no backbone", where=where)
+    pieces: list[tuple[str, str | None]] = []
     for part in parts:
         key, equals, value = part.partition("=")
         key = key.replace("-", "_").strip("_")
-        if key not in _OWN - {"backbone", "channels", "seed"}:
-            raise UsageError("not an option of a backbone", where=f"--backbone {text}", got=part or "nothing")
-        try:
-            own[key] = True if not equals else value if _is_text(key) else yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UsageError("not a value", where=f"--backbone {text}", got=part) from None
-    if not name:
-        raise UsageError("no backbone", where=f"--backbone {text}")
-    return name, own
+        last, said = pieces[-1] if pieces else ("", None)
+        if key in _OWN - _GRID:
+            pieces.append((key, value if equals else None))
+        elif said is not None and (
+            last == "map" or said.count("[") > said.count("]")
+        ):  # a comma of the value
+            pieces[-1] = last, f"{said},{part}"
+        else:
+            raise UsageError("not an option of a backbone", where=where, got=part or "nothing")
+    try:
+        return name, {
+            key: True if value is None else value if _is_text(key) else yaml.safe_load(value)
+            for key, value in pieces
+        }
+    except yaml.YAMLError:
+        raise UsageError("not a value", where=where) from None
 
 
-def _shown(name: str, own: dict[str, Any]) -> str:
-    """Return a short name: the backbone, and what sets it apart but files."""
-    said = [
-        key if value is True else f"{key} {value}"
-        for key, value in own.items()
-        if key not in ("weights", "device", "precision", "tile", "tile_overlap")
-    ]
-    return ", ".join([name, *said])
+_ALWAYS = {"untrained", "shuffle_weights", "adapter"}
+
+
+def _shown(parsed: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+    """Return short names: the backbone, and what tells it apart from others of that name or from a trained one."""
+    shown = []
+    for name, own in parsed:
+        twins = [other for twin, other in parsed if twin == name]
+        said = [name]
+        for key, value in own.items():
+            if key in _ALWAYS or any(other.get(key) != value for other in twins):
+                text = Path(value).stem if key == "weights" else value
+                said.append(key if value is True else f"{key} {text}")
+        shown.append(", ".join(said))
+    return shown
 
 
 def members_of(config: LocalizeOptions, sources: Sequence[str]) -> list[Member]:
@@ -98,16 +117,16 @@ def members_of(config: LocalizeOptions, sources: Sequence[str]) -> list[Member]:
     values = {key: value for key, value in to_dict(config).items() if key in _OWN and key != "backbone"}
     ways: tuple[str, ...] = tuple(values.pop("channels", None) or ())
     several = len(sources) > 1
+    parsed = [parse_backbone(text) for text in config.backbone]
     members = []
     for source in sources:
         if is_table(source):
             members.append(Member(source, "", "", resolve(ProfileOptions, flags=values)))
             continue
-        for text in config.backbone:
-            name, own = parse_backbone(text)
-            for way in ways or ("",):
+        for (name, own), title in zip(parsed, _shown(parsed), strict=True):
+            for way in ("",) if is_baseline(name) else ways or ("",):
                 flags = {**values, **own, "backbone": name, **({"channels": way} if way else {})}
-                shown = _shown(name, own) + (f" on {source}" if several else "")
+                shown = title + (f" on {source}" if several else "")
                 members.append(Member(source, shown, way, resolve(ProfileOptions, flags=flags)))
     names = [member.name for member in members]
     if twice := sorted({name for name in names if names.count(name) > 1}):

@@ -63,15 +63,26 @@ _Backbones = Annotated[
 ]
 
 
+_Ways = Annotated[
+    tuple[str, ...],
+    Doc(
+        "How channels are given to a backbone, one run each: replicate, map, random-map, mean, bag; repeatable. "
+        "Baselines take them all as they are."
+    ),
+]
+
+
 @dataclass(frozen=True)
 class LocalizeOptions(TaskOptions, HeadOptions, ProtocolOptions, ProfileOptions):
     """How ``bench localize`` embeds, learns and tests.
 
-    `backbone` holds several, each of them a name with options of its own: ``dinov2,weights=FILE,input_size=224``.
+    `backbone` holds several, each of them a name with options of its own: ``dinov2,weights=FILE,input_size=224``;
+    `channels` several ways, each of which goes with each backbone.
     """
 
     # One ProfileOptions a member is made of these, see `members_of`.
     backbone: _Backbones = ("dinov2",)  # type: ignore[assignment]
+    channels: _Ways = ()  # type: ignore[assignment]
     preset: Annotated[
         Literal["default", "dino4cells", "subcell", "knn"],
         Doc("Head and protocol of a peer, for every option left at its default."),
