@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from emvfm.errors import RefusedError, UsageError
 
-__all__ = ["NORMALISATIONS", "Expression", "Normalisation", "checked_counts", "normalise"]
+__all__ = ["NORMALISATIONS", "Normalisation", "checked_counts", "normalise"]
 
 Normalisation = Literal["log1p-total", "log1p", "none"]
 #: What each name means, for tables and errors.
@@ -21,25 +20,6 @@ NORMALISATIONS = {
 }
 #: Fixed, not the median of the data: a median over all sections would know the test section.
 _TOTAL = 1e4
-
-
-@dataclass(frozen=True)
-class Expression:
-    """Values of all genes at all spots.
-
-    Attributes
-    ----------
-    values
-        ``(N, G)`` float32.
-    genes
-        Names, G of them, each once.
-    """
-
-    values: NDArray[np.float32]
-    genes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return {"spots": len(self.values), "genes": len(self.genes)}
 
 
 def checked_counts(counts: ArrayLike, *, where: object = "counts") -> NDArray[np.float32]:

@@ -43,7 +43,7 @@ def _from_images(
 ) -> list[Model]:
     label, vectors = _embedded(spots, options, workspace, console)
     kind: Any = options.backbone.partition(":")[0] if is_baseline(options.backbone) else "backbone"
-    if options.untrained:
+    if options.untrained or options.shuffle_weights:
         kind = "untrained"
     models = [
         Model(label, kind if kind in ("backbone", "untrained", "pixel", "structure") else "confound", vectors)
@@ -54,7 +54,8 @@ def _from_images(
             twin = replace(plain, untrained=True, init_seed=seed)
             models.append(Model(*_kinded(_embedded(spots, twin, workspace, console), "untrained")))
     if options.backbone != PIXELS:
-        simple = replace(plain, backbone=PIXELS, untrained=False, layers=None, layer=-1, pool="cls")
+        # Pixels as they are: nothing of what the backbone wants is done to them.
+        simple = ExpressionOptions(backbone=PIXELS, pool="cls", tile=options.tile, device=options.device)
         models.append(Model(*_kinded(_embedded(spots, simple, workspace, console), "pixel")))
     return models
 

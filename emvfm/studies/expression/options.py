@@ -32,7 +32,7 @@ class ExpressionOptions(ProfileOptions):
         str | None, Doc("Fact that is left out as a whole, such as patient; else sections, or strips of one.")
     ] = None
     unit: Annotated[str, Doc("Fact that says what is truly independent.")] = "patient"
-    normalise: Annotated[
+    transform: Annotated[
         Literal["log1p-total", "log1p", "none"], Doc("log1p-total: log(1 + count per 10 000 of the spot).")
     ] = "log1p-total"
     genes: Annotated[int, Gt(0), Doc("So many that vary most within training sections.")] = 50
@@ -63,7 +63,7 @@ class ExpressionOptions(ProfileOptions):
 
 
 PANELS = {
-    "Expression": ("counts", "section", "spot", "position", "cell_type", "normalise", "genes", "gene", "gene_list",
+    "Expression": ("counts", "section", "spot", "position", "cell_type", "transform", "genes", "gene", "gene_list",
                    "detected"),
     "Regression": ("head", "preset", "alpha", "k", "components", "pca", "untrained_seeds"),
     "Folds and intervals": ("group", "unit", "block", "strips", "buffer", "samples", "level"),

@@ -278,7 +278,7 @@ def remarks_of(study: Study) -> list[str]:
     if of_depth > 0.2:
         said.append(
             f"the counts of a spot alone (log) correlate with the genes at {of_depth:.2f}: what tells how much tissue "
-            "there is scores well here; --normalise log1p-total divides it out"
+            "there is scores well here; --transform log1p-total divides it out"
         )
     if study.options.cell_type is not None:
         said.append(

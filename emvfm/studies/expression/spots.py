@@ -188,7 +188,7 @@ def open_spots(workspace: Workspace, reference: str, options: ExpressionOptions)
     counts, depth, genes, missing = _join(tables, sections, names, single=len(paths) == 1)
     keep = ~missing
     left_out = {"without counts": int(missing.sum())}
-    if options.normalise == "log1p-total":
+    if options.transform == "log1p-total":
         empty = keep & (depth == 0)
         left_out["without a single count"] = int(empty.sum())
         keep &= ~empty
@@ -221,8 +221,8 @@ def _normalised(
     counts: NDArray[np.float32], depth: NDArray[Any], options: ExpressionOptions
 ) -> NDArray[np.float32]:
     """Normalise by the depth over all genes of a spot's own table, more than all tables share."""
-    if options.normalise != "log1p-total":
-        return normalise(counts, options.normalise)
+    if options.transform != "log1p-total":
+        return normalise(counts, options.transform)
     rest = np.maximum(depth - counts.sum(axis=1, dtype=np.float64), 0).astype(np.float32)
     return normalise(np.column_stack([counts, rest]), "log1p-total")[:, :-1]
 

@@ -110,7 +110,7 @@ def protocol(study: Study) -> dict[str, Any]:
     options = study.options
     chosen = f"{options.genes} that vary most within training sections, detected in {options.detected:.0%}"
     return {
-        "expression": NORMALISATIONS[options.normalise],
+        "expression": NORMALISATIONS[options.transform],
         "genes": "named" if options.gene or options.gene_list else chosen,
         "left out": study.group,
         "correlation": "per gene over the tested spots of a fold; mean over genes, then folds; undefined ones counted",
@@ -141,7 +141,7 @@ def _settled(options: ExpressionOptions) -> ExpressionOptions:
     if options.alpha is not None:
         raise UsageError("the preset has its own penalty", where="--alpha", got=options.alpha)
     # What HEST's code does; its text promises totals.
-    return replace(options, normalise="log1p") if options.normalise == "log1p-total" else options
+    return replace(options, transform="log1p") if options.transform == "log1p-total" else options
 
 
 def _wanted(options: ExpressionOptions) -> tuple[str, ...]:
