@@ -123,18 +123,10 @@ def test_a_network_comes_with_all_that_it_must_beat(folder: Path, call) -> None:
     assert result.exit_code == 0, result.output
     text = " ".join(result.stdout.split())
     for said in (
-        "untrained",
-        "pixel baseline (all)",
-        "spacing of spots",
-        "place in the section",
-        "mean of training",
-    ):
+        "untrained", "pixel baseline (all)", "spacing of spots", "place in the section", "mean of training",
+        "exchanged expression", "2 independent units", "2 folds by patient", "1nn: ", "pls: ", "knn: ",
+    ):  # fmt: skip
         assert said in text
-    assert "2 independent units" in text
-    assert "2 folds by patient" in text
-    again = call(*words, "--group", "patient", "--json")
-    assert again.exit_code == 0
-    assert [h["head"]["name"] for h in json.loads(again.stdout)["heads"]] == ["ridge", "1nn", "pls", "knn"]
 
 
 @pytest.mark.parametrize(("preset", "head"), [("hest", "ridge"), ("hest-1nn", "1nn")])
