@@ -14,6 +14,7 @@ from emvfm.errors import UsageError
 
 __all__ = ["channel_plan", "channel_preprocess", "restored"]
 
+_NORMALISATIONS = ("backbone", "imagenet", "self", "percentile", "minmax")
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -72,6 +73,8 @@ def channel_preprocess(
         See `channel_plan`; or ImageNet's statistics are asked for slots that are not three.
     """
     chosen = options if isinstance(options, ChannelOptions) else ChannelOptions()
+    if chosen.normalise not in _NORMALISATIONS:  # of a study, and of something else than intensities
+        chosen = ChannelOptions(chosen.channels, chosen.map, chosen.fill, chosen.map_seed, chosen.join)
     plan = channel_plan(channels, spec, chosen)
     made = plain
     if plan is not None:

@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from emvfm.backbones.options import BackboneOptions
+from emvfm.backbones.options import BackboneOptions, ChannelOptions
 from emvfm.config import Doc
 
 __all__ = ["DomainOptions"]
 
 
 @dataclass(frozen=True)
-class DomainOptions(BackboneOptions):
+class DomainOptions(ChannelOptions, BackboneOptions):
     """Which embeddings of the datasets are looked at."""
 
     pool: Annotated[Literal["mean", "cls", "mean+cls"], Doc("One vector an image: which.")] = "mean"

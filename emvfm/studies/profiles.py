@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
-from emvfm.backbones.options import BackboneOptions
+from emvfm.backbones.options import BackboneOptions, ChannelOptions
 from emvfm.config import Doc
 from emvfm.errors import UsageError
 
@@ -37,7 +37,7 @@ Pooling = Literal["mean", "cls", "mean+cls"]
 
 
 @dataclass(frozen=True)
-class ProfileOptions(BackboneOptions):
+class ProfileOptions(ChannelOptions, BackboneOptions):
     """Which vectors stand for the rows: of a dataset its embeddings, of a table its numeric columns."""
 
     pool: Annotated[Pooling, Doc("One vector an image: which.")] = "mean"

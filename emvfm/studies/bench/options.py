@@ -33,7 +33,8 @@ PANELS = {
     "Correction": ("correct", "controls", "batch", "components", "shrinkage", "ridge", "eps"),
     "Embeddings": (
         "backbone", "weights", "untrained", "init", "init_seed", "adapter", "layers", "layer", "pool", "input_size",
-        "pixel_size", "tile", "tile_overlap", "precision", "device",
+        "pixel_size", "tile", "tile_overlap", "precision", "device", "channels", "map", "fill", "map_seed", "join",
+        "normalise",
     ),
 }  # fmt: skip
 
