@@ -98,6 +98,13 @@ def domains(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def expression(session: nox.Session) -> None:
+    """Write docs/results-expression.md from real data (``nox -s expression -- --shared FOLDER``)."""
+    prepare(session)
+    run(session, "python", "-m", "benchmarks.expression_results", *session.posargs)
+
+
+@nox.session(default=False)
 def domain_speed(session: nox.Session) -> None:
     """Write docs/performance-domains.md from benchmarks on this machine."""
     prepare(session)
