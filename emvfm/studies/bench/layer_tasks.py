@@ -227,7 +227,7 @@ def _localize(profiles: Profiles, options: LayersOptions) -> LayerTask:
     groups = np.array([owners[i] for i in kept])
     single = bool((truth.sum(axis=1) == 1).all())
     head = HeadOptions(
-        head=options.head, single=single, patience=0, neighbours=min(10, max(1, len(kept) // 4))
+        head=options.head, single=single, patience=0, neighbours=min(10, max(1, len(kept) // 8))
     )
     protocol = ProtocolOptions(folds=options.folds, thresholds="fixed", seed=options.seed)
     folds = make_folds(truth, groups, k=options.folds, seed=options.seed)
