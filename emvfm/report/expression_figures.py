@@ -161,7 +161,7 @@ def verdict_bars(rows: Sequence[Mapping[str, Any]], metric: str) -> bytes:
         raise ValueError("no verdicts to draw")
     colours = {"untrained": "orange", "baseline": "sky", "confound": "purple"}
     with styled():
-        figure, axes = canvas(7.4, 0.55 * len(rows) + 1.1)
+        figure, axes = canvas(7.4, 0.55 * len(rows) + 1.3)
         place = axes[0, 0]
         place.axvline(0, color=COLOURS["ink"], linewidth=0.9)
         several = len({row["trained"] for row in rows}) > 1
@@ -180,6 +180,6 @@ def verdict_bars(rows: Sequence[Mapping[str, Any]], metric: str) -> bytes:
         place.set_yticks(range(len(rows))[::-1], labels, fontsize=8.5)
         place.tick_params(axis="y", length=0)
         place.set_ylim(-0.6, len(rows) - 0.4)
-        place.set_xlabel(f"difference of {metric} (hollow: the interval covers 0)")
+        figure.supxlabel(f"difference of {metric}\nhollow: the interval covers 0", fontsize=9.5)
         place.grid(axis="x")
         return png(figure)
