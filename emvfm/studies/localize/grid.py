@@ -169,6 +169,7 @@ def _one(
             console.print(
                 f"{member.name}: fold {run.fold + 1} of {task.folds.k}, {config.score} {score:.4f}",
                 markup=False,
+                soft_wrap=True,
             )
 
     def run_on(chosen: Task, own: ProtocolOptions) -> CrossValidation:

@@ -95,9 +95,12 @@ def _shown(parsed: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
     shown = []
     for name, own in parsed:
         twins = [other for twin, other in parsed if twin == name]
+        files = [other for other in twins if "weights" in other]  # an untrained twin has none to differ in
         said = [name]
         for key, value in own.items():
-            if key in _ALWAYS or any(other.get(key) != value for other in twins):
+            if key in _ALWAYS or any(
+                other.get(key) != value for other in (files if key == "weights" else twins)
+            ):
                 text = Path(value).stem if key == "weights" else value
                 said.append(key if value is True else f"{key} {text}")
         shown.append(", ".join(said))
@@ -126,6 +129,8 @@ def members_of(config: LocalizeOptions, sources: Sequence[str]) -> list[Member]:
         for (name, own), title in zip(parsed, _shown(parsed), strict=True):
             for way in ("",) if is_baseline(name) else ways or ("",):
                 flags = {**values, **own, "backbone": name, **({"channels": way} if way else {})}
+                if way not in ("", "auto", "map"):
+                    flags["map"] = None  # of the members that map
                 shown = title + (f" on {source}" if several else "")
                 members.append(Member(source, shown, way, resolve(ProfileOptions, flags=flags)))
     names = [member.name for member in members]
