@@ -94,7 +94,7 @@ def write(study: Study, page: Path, *, reduced: bool = False) -> None:
     counts = ["--counts", str(study.shared / "data" / "her2st" / "data" / "ST-cnts")]
     document = Document(
         "Results: gene expression",
-        COMMAND,
+        COMMAND + (" --reduced" if reduced else ""),
         "Five sections of breast cancer (her2st, Andersson et al. 2021): B4 of one patient, C2 to C5 of one tumour of "
         "another. So there are **two** independent units, and nothing here speaks of patients in general. Tiles of "
         "112 µm around each spot; 50 genes chosen by the training sections; Pearson correlation per gene over the "
