@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from emvfm.backbones.backbone import Backbone
+from emvfm.errors import UsageError
 
 __all__ = ["BackboneCheck", "check_backbone"]
 
@@ -90,7 +91,15 @@ def _least_ms(backbone: Backbone, image: Tensor, precisions: Sequence[str], repe
 
 @torch.no_grad()
 def check_backbone(backbone: Backbone, *, seed: int = 0, repeats: int = 5) -> BackboneCheck:
-    """Run `backbone` on one seeded image of its native size and compare; nothing is changed by it."""
+    """Run `backbone` on one seeded image of its native size and compare; nothing is changed by it.
+
+    Raises
+    ------
+    UsageError
+        It is a baseline: there is no forward of a library to compare with.
+    """
+    if backbone.spec.library == "emvfm":
+        raise UsageError("a baseline has no weights to check", where=backbone.spec.name)
     side = backbone.spec.native
     image = _seeded(backbone, side, side, seed)
     layers = backbone.default_layers()

@@ -89,6 +89,7 @@ def _list(call: Call) -> None:
         table,
         "",
         f"Short names: {short}. Any other ViT of timm: timm:NAME; of OpenCLIP: openclip:MODEL/TAG.",
+        "Baselines stand in a backbone's place: pixel:all, random:noise, structure:density (docs/baselines.md).",
     )
 
 

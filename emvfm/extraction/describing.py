@@ -12,7 +12,7 @@ import numpy as np
 
 from emvfm.backbones.backbone import Backbone
 from emvfm.backbones.baselines.baseline import Baseline, Described, Source
-from emvfm.backbones.baselines.preprocess import BaselinePreprocess
+from emvfm.backbones.baselines.preprocess import BaselinePreprocess, columns_in
 from emvfm.backbones.preprocess import Preprocess
 from emvfm.datasets.images import read_image
 from emvfm.datasets.label_masks import read_labels
@@ -71,8 +71,7 @@ def bind(backbone: Backbone, dataset: Dataset) -> Backbone:
     if spec.kind == "random":
         if spec.preset != "onehot":
             return backbone
-        columns = [part.strip() for part in spec.argument.split(",")]
-        return backbone.bound(vocabulary=_vocabulary(dataset, columns))
+        return backbone.bound(vocabulary=_vocabulary(dataset, columns_in(spec.argument)))
     if not spec.argument and (bare := [s.id for s in dataset.samples if s.mask is None]):
         raise UsageError(
             "structure is described from masks",

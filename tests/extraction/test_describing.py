@@ -107,6 +107,7 @@ def test_facts_name_the_rows_of_codes(make_dataset: Make, workspace: Workspace) 
     dataset = with_facts(make_dataset("d", SIZES), plate=["p1", "p2", "p1"], well=["a", "b", "c"])
     found = embed(dataset, "random:onehot=plate,well", workspace)
     assert found.image_embeddings().tolist() == [[1, 0, 1, 0, 0], [0, 1, 0, 1, 0], [1, 0, 0, 0, 1]]
+    assert embed(dataset, "random:onehot=plate+well", workspace).key == found.key
     plates = embed(dataset, "random:onehot=plate", workspace)
     assert len(plates.store.rows()) == 2  # two images, the same facts, one row
     assert plates.image_embeddings().tolist() == [[1, 0], [0, 1], [1, 0]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,18 @@ if TYPE_CHECKING:
     from emvfm.backbones.baselines.registry import BaselineSpec
     from emvfm.backbones.options import BackboneOptions
 
-__all__ = ["CELL", "BaselinePreprocess"]
+__all__ = ["CELL", "BaselinePreprocess", "columns_in"]
 
 #: Side in px of the cells that baselines describe one by one, beside the whole image.
 CELL = 16
+
+
+def columns_in(argument: str) -> tuple[str, ...]:
+    """Return the columns that ``plate+well`` or ``plate,well`` names.
+
+    Commands that take several backbones split options at commas: only the plus reaches them whole.
+    """
+    return tuple(part.strip() for part in re.split("[,+]", argument))
 
 
 @dataclass(frozen=True)
@@ -68,9 +77,7 @@ class BaselinePreprocess(Preprocess):
                 expected="the native size",
             )
         if spec.kind == "random":
-            return replace(
-                own, reads="facts", columns=tuple(part.strip() for part in spec.argument.split(","))
-            )
+            return replace(own, reads="facts", columns=columns_in(spec.argument))
         return replace(own, reads="cells" if spec.argument else "mask")
 
     def identity(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emvfm.backbones.baselines import chance, pixel
-from emvfm.backbones.baselines.preprocess import CELL, BaselinePreprocess
+from emvfm.backbones.baselines.preprocess import CELL, BaselinePreprocess, columns_in
 from emvfm.backbones.registry import BackboneSpec
 from emvfm.errors import MissingError, UsageError
 
@@ -163,8 +163,8 @@ def find_baseline(name: str) -> BaselineSpec:
         raise UsageError("it describes images, not cells of them", where=name, todo=f"leave out /{match[2]}")
     if bool(equals) != bool(argument) or (argument and not takes):
         raise UsageError("an argument it does not take", where=name, got=argument or "nothing after =")
-    if preset == "onehot" and not all(part.strip() for part in argument.split(",")):
-        raise UsageError("which facts?", where=name, expected="columns, such as random:onehot=plate,well")
+    if preset == "onehot" and not all(columns_in(argument)):
+        raise UsageError("which facts?", where=name, expected="columns, such as random:onehot=plate+well")
     if preset == "composition" and not argument:
         raise UsageError(
             "masks say no types of cells", where=name, expected=f"{name}=TABLE, with a column type"

@@ -25,6 +25,7 @@ LEVELS = 16
 _POINTS = 8
 _ANGLES = (0.0, np.pi / 4, np.pi / 2, 3 * np.pi / 4)
 _ORIENTATIONS = 8
+_CELLS = 2048  # whose matrices are in memory at once
 _SAMPLE = 2**24  # pixels of a large image that percentiles are taken of
 _HARALICK = ("contrast", "dissimilarity", "homogeneity", "energy", "correlation", "entropy")
 
@@ -157,15 +158,27 @@ def cooccurrence(unit: NDArray[np.float32], distance: int, cell: int | None = No
     """
     values = unit if cell is None else padded(unit, cell)
     levels = np.minimum((values * LEVELS).astype(np.intp), LEVELS - 1)
-    n = 1 if cell is None else (values.shape[0] // cell) * (values.shape[1] // cell)
-    found = []
-    for pair, place in _pairs(levels, distance, cell):
-        codes = (place * LEVELS**2 + pair).ravel() if n > 1 else pair.ravel()
-        counts = np.bincount(codes, minlength=n * LEVELS**2).reshape(n, LEVELS, LEVELS)
-        counts = counts + counts.swapaxes(1, 2)
-        total = counts.sum(axis=(1, 2), keepdims=True)
-        found.append(_haralick(counts / np.maximum(total, 1)))
-    return np.asarray(np.mean(found, axis=0)) if found else np.zeros((n, len(_HARALICK)))
+    if cell is None:
+        return _cooccurrence(levels, distance, None)
+    # A band of cells at a time: each has a matrix of its own.
+    step = cell * max(1, _CELLS // (levels.shape[1] // cell))
+    bands = [levels[top : top + step] for top in range(0, len(levels), step)]
+    return np.concatenate([_cooccurrence(band, distance, cell) for band in bands])
+
+
+def _cooccurrence(levels: NDArray[np.intp], distance: int, cell: int | None) -> Floats:
+    n = 1 if cell is None else levels.size // cell**2
+    counts = [
+        np.bincount((place * LEVELS**2 + pair).ravel(), minlength=n * LEVELS**2)
+        for pair, place in _pairs(levels, distance, cell)
+    ]
+    if not counts:
+        return np.zeros((n, len(_HARALICK)))
+    matrices = np.concatenate(counts).reshape(-1, LEVELS, LEVELS)
+    matrices = matrices + matrices.swapaxes(1, 2)
+    total = matrices.sum(axis=(1, 2), keepdims=True)
+    found = _haralick(matrices / np.maximum(total, 1))
+    return np.asarray(found.reshape(-1, n, len(_HARALICK)).mean(axis=0))
 
 
 def _orientation_entropy(
