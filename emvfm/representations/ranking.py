@@ -19,15 +19,20 @@ from scipy.special import digamma, gammaln
 
 from emvfm.errors import UsageError
 from emvfm.representations.pairing import Pairing
-from emvfm.representations.ties import tie_groups
+from emvfm.representations.ties import TOLERANCE, tie_groups
 
 __all__ = ["Ranking", "expected_average_precision", "rank_queries", "unit_rows"]
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 #: Bytes that a block of similarities and its masks may take.
 _BLOCK = 256 * 2**20
+#: Positives up to which those of many queries are looked at together.
+_FEW = 8
+#: Similarities that are gone through again and again while they are near the processor.
+_CACHED = 2**17
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,38 @@ def _score(positives: Floats, negatives: Floats, harmonic: Floats, ks: Sequence[
     return [float(precision), *hits.tolist()]
 
 
+def _score_untied(
+    similarity: Floats, positives: Mask, negatives: Mask, m: Counts, ks: Sequence[int], scores: Floats
+) -> list[int]:
+    """Score the queries of a block that have few positives, none of them tied, into `scores`; return the others.
+
+    Negatives are compared with one positive of all queries at a time, which costs less than a query at a time.
+    """
+    left = np.flatnonzero(m > _FEW).tolist()
+    wanted = np.asarray(ks)
+    step = max(1, _CACHED // similarity.shape[1])
+    for count in np.unique(m[(m > 0) & (m <= _FEW)]).tolist():
+        same = np.flatnonzero(m == count)
+        place = np.arange(1, count + 1)
+        for start in range(0, len(same), step):
+            rows = same[start : start + step]
+            own = similarity[rows]
+            near = np.sort(own[positives[rows]].reshape(len(rows), count), axis=1)[:, ::-1]
+            own[~negatives[rows]] = -np.inf
+            above, reached = (
+                np.stack(
+                    [np.count_nonzero(own >= edge[:, None], axis=1) for edge in (near + shift).T], axis=1
+                )
+                for shift in (TOLERANCE, -TOLERANCE)
+            )
+            tied = (above != reached).any(axis=1) | (near[:, :-1] - near[:, 1:] <= TOLERANCE).any(axis=1)
+            left += rows[tied].tolist()
+            precision = (place / (above + place)).mean(axis=1)
+            found = np.concatenate([precision[:, None], wanted > above[:, :1]], axis=1)
+            scores[rows[~tied]] = found[~tied]
+    return left
+
+
 def rank_queries(
     features: ArrayLike,
     pairing: Pairing,
@@ -195,11 +232,12 @@ def rank_queries(
         own = rows[start : start + step]
         positives, negatives = pairing.masks(own)
         similarity = unit[pairing.rows(own)] @ unit.T
-        for i in range(len(own)):
-            near, far = similarity[i, positives[i]], similarity[i, negatives[i]]
-            counts[:, start + i] = len(near), len(near) + len(far)
-            if len(near) and len(far):  # else every order scores the same
-                scores[start + i] = _score(near, far, harmonic, ks)
+        m = positives.sum(axis=1)
+        counts[:, start : start + len(own)] = m, m + negatives.sum(axis=1)
+        known = (m > 0) & (counts[1, start : start + len(own)] > m)  # else every order scores the same
+        left = _score_untied(similarity, positives, negatives, np.where(known, m, 0), ks, scores[start:])
+        for i in left:
+            scores[start + i] = _score(similarity[i, positives[i]], similarity[i, negatives[i]], harmonic, ks)
     m, total = counts
     if not ((m > 0) & (total > m)).any():
         raise UsageError(
