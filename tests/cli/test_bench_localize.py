@@ -104,6 +104,10 @@ def test_a_grid_writes_its_scores_predictions_and_figures(pair: dict) -> None:
     for name in ("scores", "classes", "calibration", "efficiency", "label-pairs"):
         with Image.open(folder / "figures" / f"{name}.png") as image:
             assert min(image.size) > 200
+    rows = _rows(folder / "predictions" / "1-good.npz.csv")
+    truth = np.array([[name in row["labels"].split(";") for name in NAMES] for row in rows])
+    always = f1_score(truth, np.ones_like(truth), average="macro")
+    assert pair["floor"]["macro_f1_present"] == pytest.approx(always)
     (comparison,) = pair["comparisons"]
     assert comparison["names"] == ["good.npz", "weak.npz"]
     assert comparison["proteins"]["low"] > 0
@@ -166,6 +170,11 @@ def test_one_label_a_row_is_noticed_and_unknown_rows_are_left_out(run: Run, tabl
     found = _json(run(tables / "single.npz", *QUICK, "--unknown", "Unknown", "--json"))
     assert found["task"]["single"] is True
     assert found["task"]["n"] == 114
+    said = [row["labels"] for row in _rows(Path(found["folder"]) / "predictions" / "1-single.npz.csv")]
+    most = max(set(said), key=said.count)
+    assert found["floor"]["exact_match"] == pytest.approx(said.count(most) / 114)
+    constant = f1_score(said, [most] * 114, average="macro")
+    assert found["floor"]["macro_f1_present"] == pytest.approx(constant)
     assert "6 of 120 rows have no label and are left out" in found["task"]["remarks"]
     assert (Path(found["folder"]) / "figures" / "confusion.png").is_file()
 
@@ -274,11 +283,17 @@ def cells(tables: Path) -> str:
 
 
 def test_a_dataset_is_embedded_by_every_backbone_and_its_images_are_shown(run: Run, cells: str) -> None:
-    backbones = ("--backbone", "pixel:intensity", "--backbone", "random:noise,init_seed=3")
-    found = _json(run(cells, *QUICK, *backbones, "--json"))
-    assert [one["name"] for one in found["runs"]] == ["pixel:intensity", "random:noise, init_seed 3"]
-    good, chance = (one["interval"]["value"] for one in found["runs"])
-    assert good > 0.95 > 0.8 > chance
+    backbones = ("--backbone", "pixel:intensity", "--backbone", "timm:test_vit,untrained,layers=[1]")
+    ways = ("--channels", "replicate", "--channels", "map", "--map", "red=gfp,green=dna", "--device", "cpu")
+    found = _json(run(cells, *QUICK, *backbones, *ways, "--against", "pixel:intensity", "--json"))
+    assert [(one["name"], one["backbone"], one["channels"]) for one in found["runs"]] == [
+        ("pixel:intensity", "pixel:intensity", ""),
+        ("timm:test_vit, untrained · replicate", "timm:test_vit, untrained", "replicate"),
+        ("timm:test_vit, untrained · map", "timm:test_vit, untrained", "map"),
+    ]
+    assert found["runs"][1]["width"] == 2 * found["runs"][2]["width"]
+    assert found["runs"][0]["interval"]["value"] > 0.95
+    assert [c["names"][1] for c in found["comparisons"]] == ["pixel:intensity"] * 2
     assert found["task"]["single"] is True
     with Image.open(Path(found["folder"]) / "figures" / "panels.png") as image:
         assert min(image.size) > 300

@@ -32,7 +32,7 @@ def localize(
     from emvfm.studies.localize.grid import localize as run
     from emvfm.studies.localize.panels import panels
     from emvfm.studies.localize.pictures import pictures
-    from emvfm.studies.localize.results import remarks, run_table, tables
+    from emvfm.studies.localize.results import floor, remarks, run_table, tables
 
     found = run(sources, config, call.workspace, console=call.console)
     digests = {one.name: one.digest for one in found.runs}
@@ -42,7 +42,7 @@ def localize(
     if shown is not None:
         files["figures/panels.png"] = shown
     finish(
-        call, "localize", config, digests, found.to_json(), files,
+        call, "localize", config, digests, {**found.to_json(), "floor": floor(found)}, files,
         run_table(found), "", *(escape(f"• {line}") for line in remarks(found)),
         detail=f"best {found.best.name}" if len(found.runs) > 1 else found.runs[0].label,
     )  # fmt: skip

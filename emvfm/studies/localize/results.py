@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from emvfm.localization.metrics import METRICS
 from emvfm.localization.predictions import FoldMean
 from emvfm.studies.localize.grid import Localization, MemberRun
@@ -15,7 +17,7 @@ from emvfm.studies.localize.grid import Localization, MemberRun
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["TITLES", "class_rows", "remarks", "run_table", "slug", "tables"]
+__all__ = ["TITLES", "class_rows", "floor", "remarks", "run_table", "slug", "tables"]
 
 _SHOWN = ("macro_f1_present", "micro_f1", "macro_ap", "macro_auroc", "calibration_error")
 TITLES = {
@@ -195,6 +197,27 @@ def run_table(found: Localization) -> Table:
     return table
 
 
+def floor(found: Localization) -> dict[str, float]:
+    """Return what can be had without looking: of constant answers, on the tested rows of the first run.
+
+    Returns
+    -------
+    dict
+        ``macro_f1_present`` of the best constant answer (every class; with one label a row the largest) and
+        ``exact_match`` of the commonest set of labels.
+    """
+    labels = found.runs[0].run.predictions.labels
+    n, positives = len(labels), labels.sum(axis=0)
+    present = positives[positives > 0]
+    if found.task.single:
+        best = present.max()
+        constant = 2 * best / (best + n) / len(present)
+    else:
+        constant = (2 * present / (present + n)).mean()
+    _, counts = np.unique(labels, axis=0, return_counts=True)
+    return {"macro_f1_present": float(constant), "exact_match": float(counts.max() / n)}
+
+
 def remarks(found: Localization) -> list[str]:
     """Return what a person has to know beside the table: rows, folds, leaks, comparisons."""
     task, first = found.task, found.runs[0].run
@@ -208,6 +231,11 @@ def remarks(found: Localization) -> list[str]:
     if interval.low is not None:
         said.append(f"{spread}[{interval.level:.0%} interval over groups]: {interval.protocol}")
     said += task.remarks
+    constant = floor(found)
+    said.append(
+        f"without looking: macro F1 {constant['macro_f1_present']:.3f}, exact match {constant['exact_match']:.3f}"
+        " (the best constant answers)"
+    )
     report = task.folds.report
     if report.crossing_groups:
         said.append(report.text())
