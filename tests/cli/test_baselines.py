@@ -19,6 +19,7 @@ from emvfm.datasets.phantom import write_phantom
 from emvfm.workspace import Workspace
 
 Call = Callable[..., Result]
+FAST = ("--permutations", "19", "--classifier", "linear")
 PAGE = (Path(__file__).parents[2] / "docs" / "baselines.md").read_text(encoding="utf-8")
 
 
@@ -67,7 +68,7 @@ def test_domain_commands_take_a_baseline(call: Call, name: str) -> None:
 
 
 def test_the_task_is_probed_on_cells(call: Call) -> None:
-    found = _json(call("domain", "probe", "a", "b", "--backbone", "pixel:intensity/8", "--json"))
+    found = _json(call("domain", "probe", "a", "b", "--backbone", "pixel:intensity/8", "--json", *FAST))
     said = json.dumps(found)
     assert "pixel baseline (intensity)" in said
     assert "task" in said
@@ -126,6 +127,6 @@ def test_commands_of_the_page_run(call: Call) -> None:
     assert len(lines) == 3
     for words in lines:
         ours = [{"lucchi": "a", "vnc": "b", "dinov2": "timm:test_vit"}.get(word, word) for word in words]
-        extra = ["--permutations", "99"] if "fd" in ours else []
+        extra = {"fd": ["--permutations", "99"], "probe": FAST}.get(ours[1], [])
         result = call(*ours, *extra)
         assert result.exit_code == 0, result.output
