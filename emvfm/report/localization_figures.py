@@ -26,7 +26,7 @@ def _colour(n: int) -> str:
     return COLOURS[_CYCLE[n % len(_CYCLE)]]
 
 
-def _short(name: str, longest: int = 34) -> str:
+def _short(name: str, longest: int = 42) -> str:
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
@@ -55,7 +55,9 @@ def score_bars(rows: Sequence[Mapping[str, Any]], measure: str, spread: str) -> 
         for row in rows:
             n, way = backbones.index(str(row["backbone"])), ways.index(str(row["channels"]))
             width = 0.8 / len(backbones)
-            at = way + (n - (len(backbones) - 1) / 2) * width if grouped else len(backbones) - 1 - n
+            there = [str(other["backbone"]) for other in rows if other["channels"] == row["channels"]]
+            beside = there.index(str(row["backbone"])) - (len(there) - 1) / 2
+            at = way + beside * width if grouped else len(backbones) - 1 - n
             value = float(row["value"])
             error = None
             if row.get("low") is not None and row.get("high") is not None:
@@ -90,13 +92,13 @@ def score_bars(rows: Sequence[Mapping[str, Any]], measure: str, spread: str) -> 
         if grouped:
             for n, name in enumerate(backbones):
                 place.bar(0, 0, color=_colour(n), alpha=0.55, label=_short(name))
-            place.set_xticks(range(len(ways)), ways)
+            place.set_xticks(range(len(ways)), [way or "as it is" for way in ways])
             place.set_xlim(-0.6, len(ways) - 0.4)
             place.tick_params(axis="x", length=0)
             place.set_ylim(0, 1.02)
             place.set_ylabel(measure)
             place.grid(axis="y")
-            figure.legend(loc="outside upper left", ncols=2)
+            figure.legend(loc="outside upper left", ncols=1 + (len(backbones) > 3))
         else:
             place.set_yticks(range(len(backbones))[::-1], [_short(name) for name in backbones])
             place.set_ylim(-0.6, len(backbones) - 0.4)
