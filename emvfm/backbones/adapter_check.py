@@ -17,7 +17,8 @@ __all__ = ["check_adapter", "probe"]
 def probe(backbone: Backbone) -> Tensor:
     """Return normed tokens of the last block for a small seeded image, in float32."""
     side = 3 * backbone.patch
-    image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    slots, generator = len(backbone.spec.slots), torch.Generator().manual_seed(0)
+    image = torch.randn(1, slots, side, side, generator=generator)
     last = [backbone.depth - 1]
     with torch.autocast(backbone.device.type, enabled=False):
         tokens = backbone.library.layer_tokens(backbone.module, image.to(backbone.device), last)[0]

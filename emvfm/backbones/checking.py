@@ -67,7 +67,8 @@ class BackboneCheck:
 
 def _seeded(backbone: Backbone, height: int, width: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(1, 3, height, width, generator=generator).to(backbone.device)
+    slots = len(backbone.spec.slots)
+    return torch.randn(1, slots, height, width, generator=generator).to(backbone.device)
 
 
 def _least_ms(backbone: Backbone, image: Tensor, precisions: Sequence[str], repeats: int) -> dict[str, float]:

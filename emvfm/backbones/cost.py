@@ -181,7 +181,7 @@ def count_cost(spec: BackboneSpec, options: CostOptions, build_head: HeadBuilder
     with torch.device("meta"):
         head = build_head(spec).train()
     side = _side(spec, options.image)
-    images = torch.empty(1, 3, side, side, device="meta")
+    images = torch.empty(1, len(spec.slots), side, side, device="meta")
     layers = evenly_spaced(spec.depth, options.head_layers)
 
     def tokens() -> Tensor:

@@ -103,7 +103,8 @@ def measure_cost(spec: BackboneSpec, options: CostOptions, build_head: HeadBuild
     with torch.random.fork_rng(devices=[]):
         head = build_head(spec).to(device).train()
     side = -(-options.image // spec.patch) * spec.patch
-    images = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(1, len(spec.slots), side, side, generator=generator).to(device)
     layers = evenly_spaced(spec.depth, options.head_layers)
 
     def forward() -> torch.Tensor:

@@ -34,6 +34,7 @@ def _spec_lines(spec: BackboneSpec, weights: str) -> Any:
             ("model", f"{spec.title} ({spec.library} {spec.model}, tag {spec.tag or 'none'})"),
             ("patch, width, depth, heads", f"{spec.patch} px, {spec.width}, {spec.depth}, {spec.heads}"),
             ("prefix tokens", f"{int(spec.has_cls)} class, {spec.registers} registers"),
+            ("input slots", ", ".join(spec.slots)),
             ("native size", f"{spec.native} px"),
             ("mean, std", f"{spec.mean}, {spec.std}"),
             ("parameters", f"{spec.parameters:,}"),
