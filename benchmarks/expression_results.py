@@ -18,6 +18,7 @@ from benchmarks.study import WEIGHTS, Study
 COMMAND = "nox -s expression -- --shared FOLDER"
 TINY = "vit_tiny_patch16_224_augreg_in21k_ft_in1k_fp16.safetensors"
 HEADS = ("--head", "ridge", "--head", "1nn", "--head", "knn", "--head", "pls")
+_KEPT = ("independent", "depth", "left out", "too narrow")
 SEEDS = ("--untrained-seeds", "3")
 
 
@@ -116,7 +117,7 @@ def write(study: Study, page: Path, *, reduced: bool = False) -> None:
         )
         _scores(document, patients)
         _verdicts(document, patients)
-        own = [r for r in sections["remarks"] if "independent" in r or "depth" in r or "left out" in r]
+        own = [r for r in sections["remarks"] if any(w in r for w in _KEPT)]
         document.bullets(list(dict.fromkeys(own)))
     tiny = _backbones(study.shared)["ViT-Ti of ImageNet"]
     document.section(
