@@ -112,6 +112,13 @@ def domain_speed(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def retrieval_speed(session: nox.Session) -> None:
+    """Write docs/performance-retrieval.md from benchmarks on this machine."""
+    prepare(session)
+    run(session, "python", "-m", "benchmarks.retrieval", *session.posargs)
+
+
+@nox.session(default=False)
 def segmentation_speed(session: nox.Session) -> None:
     """Write docs/performance-segmentation.md from benchmarks on this machine."""
     prepare(session)
