@@ -32,7 +32,18 @@ KINDS: dict[str, tuple[str, ...]] = {
     TOKENS: ("--head", "deconv", "--lr", "0.002", "--crop", "448", "--steps", "600"),
     LORA: ("--lora", "--steps", "300", "--warp", "0.2"),
     # Half the size and a narrow net: what a processor trains in the minutes that the frozen head takes.
-    UNET: ("--backbone", "unet", "--unet-width", "16", "--input-size", "x0.5", "--crop", "224", "--steps", "540"),
+    UNET: (
+        "--backbone",
+        "unet",
+        "--unet-width",
+        "16",
+        "--input-size",
+        "x0.5",
+        "--crop",
+        "224",
+        "--steps",
+        "540",
+    ),
 }
 TOGETHER = ("lucchi", "vnc")
 ROWS = (*(Row((name,), kind) for kind in KINDS for name in TESTS), Row(TOGETHER, FROZEN))

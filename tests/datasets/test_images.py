@@ -141,7 +141,9 @@ def test_stack_with_one_directory_is_read_by_offset(tmp_path):
 
 
 def test_several_channels_of_several_planes_are_refused(tmp_path):
-    tifffile.imwrite(tmp_path / "c.tif", np.zeros((3, 2, 8, 8), np.uint8), ome=True, metadata={"axes": "ZCYX"})
+    tifffile.imwrite(
+        tmp_path / "c.tif", np.zeros((3, 2, 8, 8), np.uint8), ome=True, metadata={"axes": "ZCYX"}
+    )
     with pytest.raises(CorruptError, match="channels"):
         read_image(tmp_path / "c.tif")
 

@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-
 import typer
 
-from emvfm.cli.bench import (
-    audit,
-    enrich,
-    expression,
-    geometry,
-    layers,
-    localize,
-    relate,
-    retrieve,
-    similarity,
-)
+from emvfm.cli.groups import add_group
 
 __all__ = ["register"]
 
-#: In the order of the help page.
-COMMANDS: tuple[ModuleType, ...] = (
-    localize,
-    retrieve,
-    relate,
-    enrich,
-    expression,
-    layers,
-    similarity,
-    geometry,
-    audit,
+#: Modules in the order of the help page.
+COMMANDS = (
+    "localize",
+    "retrieve",
+    "relate",
+    "enrich",
+    "expression",
+    "layers",
+    "similarity",
+    "geometry",
+    "audit",
 )
 
 
 def register(app: typer.Typer) -> None:
-    bench = typer.Typer(
-        help="Score the embeddings of backbones on tasks of microscopy.", no_args_is_help=True
-    )
-    app.add_typer(bench, name="bench")
-    for module in COMMANDS:
-        module.register(bench)
+    add_group(app, "bench", "Score the embeddings of backbones on tasks of microscopy.", __name__, COMMANDS)

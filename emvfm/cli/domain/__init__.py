@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from emvfm.cli.domain import fd, kd, ood, ood_compare, pca, prdc, probe, report, umap
+from emvfm.cli.groups import add_group
 
 __all__ = ["register"]
 
-#: In the order of the help page.
-COMMANDS = (fd, kd, prdc, probe, pca, umap, ood, ood_compare, report)
+#: Modules in the order of the help page.
+COMMANDS = ("fd", "kd", "prdc", "probe", "pca", "umap", "ood", "ood_compare", "report")
 
 
 def register(app: typer.Typer) -> None:
-    domain = typer.Typer(help="Compare datasets as a backbone sees them.", no_args_is_help=True)
-    app.add_typer(domain, name="domain")
-    for module in COMMANDS:
-        module.register(domain)
+    add_group(app, "domain", "Compare datasets as a backbone sees them.", __name__, COMMANDS)
