@@ -17,8 +17,8 @@ from emvfm.backbones.preprocess import Preprocess
 from emvfm.datasets.images import read_image
 from emvfm.datasets.label_masks import read_labels
 from emvfm.datasets.manifest import Dataset, Sample, fact_names, load_dataset
-from emvfm.errors import CorruptError, EmvfmError, UsageError
-from emvfm.provenance import sha256_file
+from emvfm.errors import EmvfmError, UsageError
+from emvfm.extraction.reading import named, require_manifests
 from emvfm.store.writing import ImageWriter
 
 __all__ = ["Describing", "bind", "bound_as"]
@@ -96,10 +96,8 @@ def _checked(dataset: Dataset, sample: Sample, what: str) -> np.ndarray:
     """Return the pixels or the labels of a sample, from the very file that the manifest names."""
     path = dataset.image_path(sample) if what == "image" else dataset.mask_path(sample)
     digest = sample.image_sha256 if what == "image" else sample.mask_sha256
-    if path is None or not path.is_file() or sha256_file(path) != digest:
-        raise CorruptError(
-            f"the {what} is not the one the manifest names", where=path, todo="compose the dataset again"
-        )
+    assert path is not None
+    require_manifests(path, what, digest)
     if what == "mask":
         return read_labels(path)
     image, n = read_image(path), len(dataset.meta.get("channels") or ())
@@ -160,8 +158,7 @@ class Describing:
         try:
             return self._baseline.describe(source, self._preprocess)  # type: ignore[arg-type]
         except EmvfmError as error:
-            path = str(self._dataset.image_path(sample))
-            raise error if path in str(error) else type(error)(str(error), where=path) from None
+            raise named(error, self._dataset.image_path(sample)) from None
 
     def _write_next(self) -> None:
         writer, future, last = self._waiting.popleft()
