@@ -9,7 +9,6 @@ for both is the question of ``studies/mispairing.yaml``.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,11 +86,14 @@ def interval(estimate: Estimate, sign: str = "") -> str:
     return f"{text} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
 
 
-def train(study: Study, seeds: Sequence[int], curve_seeds: Sequence[int]) -> Trained:
+def train(study: Study, given: argparse.Namespace) -> Trained:
     """Train and score every row of the tables."""
-    wanted = [(row, seed) for seed in seeds for row in ROWS] + [
-        (row, seed) for seed in curve_seeds for row in CURVES
-    ]
+    seeds = {
+        row: given.lora_seeds if row.kind == LORA else given.seeds for row in ROWS if row.data != TOGETHER
+    }
+    seeds |= {Row(TOGETHER, FROZEN): given.both_seeds} | dict.fromkeys(CURVES, given.curve_seeds)
+    order = sorted({seed for each in seeds.values() for seed in each})
+    wanted = [(row, seed) for seed in order for row, each in seeds.items() if seed in each]
     runs: dict[Row, list[dict[str, Any]]] = {}
     for row, _, run in study.train(wanted):
         runs.setdefault(row, []).append(run)
@@ -321,6 +323,8 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, required=True, help="folder with data/ and weights/")
     parser.add_argument("--root", type=Path, default=Path("emvfm-workspace"), help="workspace")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the tables")
+    parser.add_argument("--lora-seeds", type=int, nargs="*", default=[0, 1, 2], help="of LoRA")
+    parser.add_argument("--both-seeds", type=int, nargs="*", default=[0, 1, 2], help="of training on both")
     parser.add_argument("--curve-seeds", type=int, nargs="*", default=[0], help="of the curve over slices")
     parser.add_argument("--jobs", type=int, default=2, help="runs trained at a time")
     parser.add_argument(
@@ -330,7 +334,7 @@ def main() -> None:
     given = parser.parse_args()
     study = Study(given.shared.resolve(), given.root.resolve(), given.jobs, KINDS)
     refusal = study.compose()
-    trained = train(study, given.seeds, given.curve_seeds)
+    trained = train(study, given)
     backbone = trained.runs[ROWS[0]][0]["backbone"]
     weights = study.shared / "weights" / WEIGHTS
     page = Document(
