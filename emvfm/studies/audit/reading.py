@@ -242,7 +242,8 @@ def _localization_runs(folder: Path, name: str, options: Mapping[str, Any]) -> l
     for path, member in zip(files, members, strict=True):
         own = {**options, "backbone": member.get("backbone") or options.get("backbone", "")}
         label = name if len(files) == 1 else f"{name}/{member['name']}"
-        found.append(_localization(path, label, _role_of(own, str(member.get("profiles", "")))))
+        scored = _localization(path, label, _role_of(own, str(member.get("profiles", ""))))
+        found.append(replace(scored, way=str(member.get("channels") or "")))
     return found
 
 

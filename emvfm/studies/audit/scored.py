@@ -65,6 +65,8 @@ class Scored:
         From draws and the parts that count to ``(R,)`` scores, NaN where there is none.
     digest
         Of the table it was read from.
+    way
+        How channels were given, where that was a choice; rivals of another way say nothing of a model.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Scored:
     defined: NDArray[np.bool_]
     replicate: Callable[[Drawn, NDArray[np.bool_]], Floats] = field(repr=False)
     digest: str = ""
+    way: str = ""
 
 
 def _multinomial(rng: np.random.Generator, strata: NDArray[np.intp], samples: int) -> Floats:

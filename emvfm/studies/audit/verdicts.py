@@ -152,7 +152,7 @@ def audit_runs(
     rows: list[tuple[Scored, str, Role, str, Floats]] = []
     for own in trained:
         for role in ("untrained", "baseline", "confound"):
-            rivals = [run for run in runs if run.role == role]
+            rivals = _rivals(own, runs, role)
             if rivals:
                 rival, choice, values = _rival(rivals, found, role, chosen)
                 rows.append((own, rival, role, choice, found[own.name] - values))
@@ -178,6 +178,12 @@ def audit_runs(
 
 def _order(run: Scored) -> int:
     return list(ROLES).index(run.role)
+
+
+def _rivals(own: Scored, runs: Sequence[Scored], role: Role) -> list[Scored]:
+    """Return the runs of a role, without those that had their channels in another way while some had the same."""
+    there = [run for run in runs if run.role == role]
+    return [run for run in there if not own.way or run.way in ("", own.way)] or there
 
 
 def _rival(

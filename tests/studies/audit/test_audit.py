@@ -84,6 +84,22 @@ def test_the_best_of_several_is_said_to_be_so_and_a_chosen_one_is_taken() -> Non
     assert all(v.p_holm >= v.p_value for v in found.values())
 
 
+def test_ways_of_channels_are_compared_each_with_its_own() -> None:
+    runs = [
+        _scored("a · map", "trained", _values(0.5), way="map"),
+        _scored("a · mean", "trained", _values(0.4), way="mean"),
+        _scored("s0 · map", "untrained", _values(0.0, 3), way="map"),
+        _scored("s1 · map", "untrained", _values(0.1, 4), way="map"),
+        _scored("s0 · mean", "untrained", _values(0.3, 5), way="mean"),
+        _scored("pixel:all", "baseline", _values(0.2, 6)),
+    ]
+    found = {(v.trained, v.role): v for v in audit_runs(runs, samples=300).verdicts}
+    both = (_values(0.0, 3) + _values(0.1, 4)) / 2
+    assert found["a · map", "untrained"].estimate.value == pytest.approx((_values(0.5) - both).mean())
+    assert found["a · mean", "untrained"].rival == "s0 · mean"
+    assert {found[name, "baseline"].rival for name in ("a · map", "a · mean")} == {"pixel:all"}
+
+
 def test_equal_baselines_after_the_fact_raise_what_must_be_beaten() -> None:
     runs = [_scored("a", "trained", _values(0.0))]
     runs += [_scored(f"b{i}", "baseline", _values(0.0, i + 1)) for i in range(8)]
