@@ -105,6 +105,27 @@ def expression(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def localization(session: nox.Session) -> None:
+    """Write docs/results-localization.md from real data (``nox -s localization -- --shared FOLDER``)."""
+    prepare(session)
+    run(session, "python", "-m", "benchmarks.localization_results", *session.posargs)
+
+
+@nox.session(default=False)
+def audit(session: nox.Session) -> None:
+    """Write docs/results-audit.md from real data (``nox -s audit -- --shared FOLDER``)."""
+    prepare(session)
+    run(session, "python", "-m", "benchmarks.audit_results", *session.posargs)
+
+
+@nox.session(default=False)
+def representations(session: nox.Session) -> None:
+    """Write docs/results-representations.md from real data (``nox -s representations -- --shared FOLDER``)."""
+    prepare(session)
+    run(session, "python", "-m", "benchmarks.representation_results", *session.posargs)
+
+
+@nox.session(default=False)
 def domain_speed(session: nox.Session) -> None:
     """Write docs/performance-domains.md from benchmarks on this machine."""
     prepare(session)
