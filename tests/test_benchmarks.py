@@ -41,7 +41,8 @@ def test_candidates_take_turns_and_are_compared_within_rounds() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["results", "performance", "robustness", "domain_results", "domain", "training"]
+    "name",
+    ["results", "performance", "robustness", "domain_results", "domain", "training", "localization_results"],
 )
 def test_the_commands_explain_themselves(name: str, monkeypatch, capsys) -> None:
     module = importlib.import_module(f"benchmarks.{name}")

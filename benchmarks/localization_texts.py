@@ -1,0 +1,90 @@
+"""What docs/results-localization.md says beside its numbers: on the data, their traps, and what follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["CLOSING", "INTRODUCTION", "KAGGLE_NAMES", "TEXTS", "Text"]
+
+#: Targets 0 to 27 of the competition "Human Protein Atlas Image Classification" (Ouyang et al. 2019).
+KAGGLE_NAMES = (
+    "nucleoplasm", "nuclear membrane", "nucleoli", "nucleoli fibrillar center", "nuclear speckles", "nuclear bodies",
+    "endoplasmic reticulum", "golgi apparatus", "peroxisomes", "endosomes", "lysosomes", "intermediate filaments",
+    "actin filaments", "focal adhesion sites", "microtubules", "microtubule ends", "cytokinetic bridge",
+    "mitotic spindle", "microtubule organizing center", "centrosome", "lipid droplets", "plasma membrane",
+    "cell junctions", "mitochondria", "aggresome", "cytosol", "cytoplasmic bodies", "rods & rings",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Text:
+    """Title of a section, what was done, and what to know before believing it."""
+
+    title: str
+    what: str
+    trap: str
+
+
+INTRODUCTION = (
+    "Labels of real microscopy, read by logistic regression from the mean patch token of frozen backbones: ViT-S/14 "
+    "(imgfocus), a ViT-S/14 that descends from DINOv2 by further training for saliency and whose numbers are not "
+    "DINOv2's; ViT-Ti/16 of timm, trained on ImageNet; ViT-S/14 untrained, several seeds; and statistics of pixels "
+    "(`pixel:all`). Scores are macro F1 over the classes that are there, unless a table says otherwise; a standard "
+    "deviation over folds stands with ddof 0 and with ddof 1, and is no standard error. What the words mean, and how to "
+    "run this on data of your own: [Localisation](localization.md)."
+)
+
+TEXTS = {
+    "bbbc013": Text(
+        "BBBC013: where FKHR-GFP is in a cell",
+        "U2OS cells with two channels, FKHR-GFP and DNA (Ljosa et al. 2012): GFP in the cytoplasm, in the nucleus, or no "
+        "GFP. Learned on wells A01 and A12, tested on B01 and B12. Of 794 cells the 596 without a label were left out "
+        "before anything was computed. Cells are cut out of their padding and brought to 56 px a side. `map` puts GFP "
+        "into red and DNA into green, blue is black; `random-map` deals the two channels to two slots by a seed.",
+        "Label and well nearly coincide: cells with GFP in the cytoplasm are all of column 1, with GFP in the nucleus all "
+        "of column 12. So a backbone that knows the column of a cell's treatment, by brightness or by density, would "
+        "score as well; only rows were exchanged between training and test. The interval draws cells as if each stood "
+        "for itself, but they are of two wells: it is too narrow by an unknown amount.",
+    ),
+    "bbbc021": Text(
+        "BBBC021: a treatment, by plate",
+        "MCF-7 cells with DNA and two cytoskeleton channels (Caie et al. 2010): DMSO and cycloheximide at 5, 15 and 50 "
+        "µM, which are the classes 0.0 to 50.0. The three plates that have treatments, each left out in turn, so that "
+        "three folds are three plates; intervals over fields of view. Every fourth crop of each well, to keep this page "
+        "within minutes of one core; crops of 68 px at 70 px a side. One plate has no 5 µM.",
+        "Treatment and well coincide on every plate, and brightness alone separates the treatments: `pixel:all` is the "
+        "number to beat, not chance. Which of channels 1 and 2 is which stain is uncertain, so `map` is one arbitrary "
+        "arrangement of them. Cells of a field were drawn, fields of a plate are not independent of each other.",
+    ),
+    "hpa": Text(
+        "Human Protein Atlas: which stain is this",
+        "200 fields with one channel each, no two of the same place: nucleus, protein, microtubules or endoplasmic "
+        "reticulum (Thul et al. 2017). Five folds of fields; 512 px brought to 112 px. With one channel there is only "
+        "one way into a backbone: grey in all three slots.",
+        "No field is there in two channels, so nothing is held constant but the microscope: a stain is told by its "
+        "texture, and by how bright it is. And the class `protein_of_interest` is no texture at all but whatever protein "
+        "was stained. Antibodies and cell lines of the fields are not known here, so folds could not keep them apart.",
+    ),
+    "hpa-protein": Text(
+        "Human Protein Atlas: where is the protein",
+        "The 50 fields of the protein channel with the labels of the Kaggle competition (Ouyang et al. 2019), several a "
+        "field. Labels of fewer than five fields are dropped, and fields with none of the others left out. 512 px brought "
+        "to 224 px. With so few rows there is no validation split worth tuning a threshold on; macro average precision "
+        "needs none, so it is what is compared, and F1 at a threshold of 0.5 stands beside it.",
+        "Some forty fields, and classes with as few as five: an average precision of such a class moves by a tenth when "
+        "one field changes its place. Several labels of one field depend on each other. No reading of the order of the "
+        "backbones follows from this table; it shows that the way from label table to score works.",
+    ),
+    "opencell": Text(
+        "OpenCell: what it costs to cut proteins apart",
+        "The real labels of 1 310 proteins (Cho et al. 2022), grade 2 and better, with **simulated** embeddings of four "
+        "fields a protein, since the images are not at hand. First, embeddings that hold nothing but which protein it "
+        "is: a nearest neighbour then scores what chance gives with whole proteins and nearly everything with proteins "
+        "cut apart, and both follow in closed form from the labels. Then embeddings that hold labels and proteins, read "
+        "by logistic regression at a threshold of 0.5.",
+        "These are not images. The table says what folds do to a score if an embedding tells proteins apart, not how "
+        "much the embeddings of a given backbone do.",
+    ),
+}  # fmt: skip
+
+CLOSING = ()

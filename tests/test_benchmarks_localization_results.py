@@ -1,0 +1,129 @@
+"""The page of results on localisation: commands run once, honest names, figures and tables of what was found."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _import_from_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+
+
+def _modules() -> tuple[Any, Any, Any]:
+    names = ("localization_results", "localization_steps", "localization_texts")
+    results, steps, texts = (importlib.import_module(f"benchmarks.{name}") for name in names)
+    return results, steps, texts
+
+
+class Recorded:
+    """Stands for the command line: writes what a command would have recorded, and counts the calls."""
+
+    def __init__(self, root: Path, record: dict[str, Any]) -> None:
+        self.root, self.shared, self.calls, self.record = root, root / "shared", 0, record
+
+    def dataset(self, name: str) -> Path:
+        return self.root / "datasets" / name
+
+    def call(self, *arguments: str) -> tuple[int, dict[str, Any], str]:
+        self.calls += 1
+        folder = self.root / f"run{self.calls}"
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps(self.record))
+        return 0, {"folder": str(folder)}, ""
+
+
+def _mean(metric: str, value: float) -> dict[str, Any]:
+    return {"metric": metric, "mean": value, "std_ddof0": 0.01, "std_ddof1": 0.02, "values": [value] * 3}
+
+
+def _run(backbone: str, channels: str, value: float) -> dict[str, Any]:
+    metrics = ("macro_f1_present", "micro_f1", "macro_ap", "macro_auroc", "calibration_error")
+    return {
+        "backbone": backbone, "channels": channels, "width": 8, "means": [_mean(m, value) for m in metrics],
+        "interval": {"low": value - 0.1, "high": value + 0.1, "protocol": "bootstrap"},
+        "pooled": {"protocol": "3 folds"},
+    }  # fmt: skip
+
+
+GRID = {
+    "score": "macro_f1_present", "floor": {"macro_f1_present": 0.2, "exact_match": 0.4}, "comparisons": [],
+    "task": {"n": 30, "classes": ["a", "b"], "positives": [20, 10], "groups": 5, "group": "field",
+             "remarks": ["2 of 32 rows have no label"], "folds": {"k": 3}},
+    "runs": [
+        _run("dinov2_vits14", "map", 0.7), _run("dinov2_vits14, untrained, init_seed 0", "map", 0.5),
+        _run("dinov2_vits14, untrained, init_seed 1", "map", 0.6), _run("pixel:all", "", 0.65),
+    ],
+}  # fmt: skip
+
+
+def test_a_command_is_run_once_and_again_when_its_folder_is_gone(tmp_path) -> None:
+    _, steps, _ = _modules()
+    study = Recorded(tmp_path, {"n": 3})
+    work = steps.Work(study, (0,))
+    first = work.once("bench", "localize", "a")
+    assert work.once("bench", "localize", "a") == first
+    assert (study.calls, first["n"]) == (1, 3)
+    work.once("bench", "localize", "b")
+    (Path(first["folder"]) / "metrics.json").unlink()
+    work.once("bench", "localize", "a")
+    assert study.calls == 3
+
+
+def test_no_member_is_called_what_it_is_not() -> None:
+    results, _, texts = _modules()
+    titles = [results._title(run["backbone"]) for run in GRID["runs"]]
+    assert titles == [
+        "ViT-S/14 (imgfocus)", "ViT-S/14, untrained, seed 0", "ViT-S/14, untrained, seed 1", "pixel:all",
+    ]  # fmt: skip
+    assert results._title("timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k") == "ViT-Ti/16 (timm)"
+    assert len(texts.KAGGLE_NAMES) == 28
+    assert not any(";" in name for name in texts.KAGGLE_NAMES)  # which parts labels
+
+
+def test_a_section_has_every_member_both_deviations_and_the_floor(tmp_path) -> None:
+    results, steps, _ = _modules()
+    document = importlib.import_module("benchmarks.document").Document("T", "c", "I.")
+    results._protocol(document, GRID)
+    results._scores(document, GRID)
+    document.write(tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text()
+    assert "n = 30 (20 a, 10 b), 5 groups of field" in text
+    assert "macro F1 0.200, exact match 0.400" in text
+    assert "std, ddof 0 / 1" in text
+    assert "| ViT-S/14 (imgfocus) | map | 8 | 0.700 [0.600, 0.800] | 0.010 / 0.020 |" in text
+    assert "| pixel:all | as they are |" in text
+    assert "DINOv2" not in text
+    assert results._bars(GRID).startswith(b"\x89PNG")
+    assert {bench.name for bench in steps.BENCHES} < set(_modules()[2].TEXTS)
+
+
+def test_crops_are_thinned_and_simulated_rows_share_their_protein(tmp_path) -> None:
+    _, steps, _ = _modules()
+    work = steps.Work(Recorded(tmp_path, {}), (0,))
+    source = work.study.shared / "data"
+    (source / "bbbc021").mkdir(parents=True)
+    plates = [steps.PLATES[0]] * 9 + ["other"] * 5
+    lines = ["row,plate", *(f"{i},{plate}" for i, plate in enumerate(plates))]
+    (source / "bbbc021" / "index.csv").write_text("\n".join(lines) + "\n")
+    with steps._thinned(work).open(encoding="utf-8") as stream:
+        assert [row["row"] for row in csv.DictReader(stream)] == ["0", "4", "8"]
+    (source / "opencell").mkdir()
+    (source / "opencell" / "localization_annotations.csv").write_text(
+        "ensg_id,target_name,annotation_name,annotation_grade\ne,P,er,3\ne,P,golgi,1\nf,Q,golgi,2\n"
+    )
+    path, labels = steps.opencell(work, 0)
+    assert labels.tolist() == [[1, 0]] * 4 + [[0, 1]] * 4
+    with np.load(path, allow_pickle=False) as found:
+        assert found["protein"].tolist() == ["P"] * 4 + ["Q"] * 4
+        assert len(set(found["id"].tolist())) == 8
+        assert np.abs(found["features"][:4] - found["features"][0]).max() < 0.6
