@@ -20,8 +20,9 @@ def audit(
     runs: Annotated[
         list[str],
         typer.Argument(
-            help="Runs of one task on one set, by name or folder, or NAME:RUN to call one so: of bench expression, "
-            "localize or retrieve, or evaluated trainings.",
+            help="Runs of one task on one set, by name or folder: of bench expression, localize or retrieve, or "
+            "evaluated trainings. NAME:RUN calls one so; runs of one NAME are seeds of one model; NAME:RUN,RUN joins "
+            "trainings with test slices of their own.",
             autocompletion=complete_run,
         ),
     ],

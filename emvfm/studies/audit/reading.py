@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from emvfm.config import read_yaml
 from emvfm.errors import CorruptError, MissingError, UsageError
 from emvfm.expression.resampling import FoldSums, fold_correlations, sum_blocks
 from emvfm.provenance import digest, sha256_file
-from emvfm.studies.audit.scored import ROLES, Drawn, Role, Scored
-from emvfm.studies.profile_tables import read_rows
+from emvfm.studies.audit.scored import ROLES, Drawn, Role, Scored, average_seeds
+from emvfm.studies.audit.segmentation import evaluation_of, segmentation
+from emvfm.studies.audit.tables import ratio, read_table, sum_units
 from emvfm.workspace import Workspace, read_json
 
 __all__ = ["parse_role", "read_runs"]
@@ -24,73 +25,14 @@ __all__ = ["parse_role", "read_runs"]
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class _Table:
-    """A text table by columns."""
-
-    path: Path
-    columns: Mapping[str, tuple[str, ...]]
-
-    def text(self, name: str) -> tuple[str, ...]:
-        if name not in self.columns:
-            raise CorruptError("a table without a column", where=self.path, expected=name)
-        return self.columns[name]
-
-    def numbers(self, name: str) -> Floats:
-        try:
-            found = np.array([float(v) if v else np.nan for v in self.text(name)])
-        except ValueError as error:
-            raise CorruptError("not a number", where=f"{self.path}, {name}", got=error) from None
-        if np.isinf(found).any():
-            raise CorruptError("an infinite number", where=f"{self.path}, {name}")
-        return found
-
-
-def _table(path: Path) -> _Table:
-    names, rows = read_rows(path)
-    if not rows:
-        raise CorruptError("a table without rows", where=path)
-    return _Table(path, {name: tuple(row[i] for row in rows) for i, name in enumerate(names)})
-
-
-def _sums(labels: Sequence[str], values: Floats) -> tuple[tuple[str, ...], Floats]:
-    """Return the units in the order of their names, and ``(U, ...)`` sums of the rows of each."""
-    names, numbers = np.unique(np.asarray(labels, str), return_inverse=True)
-    total = np.zeros((len(names), *values.shape[1:]))
-    np.add.at(total, numbers.reshape(-1), values)
-    return tuple(map(str, names)), total
-
-
-def _ratio(top: Floats, bottom: Floats) -> Floats:
-    return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), np.nan)
-
-
-def _segmentation(path: Path, name: str, role: Role) -> Scored:
-    table = _table(path)
-    counts = np.stack([table.numbers(key) for key in ("tp", "fp", "fn", "tn")], axis=1)
-    if not np.isfinite(counts).all() or counts.min() < 0:
-        raise CorruptError("counts of pixels that are none", where=path)
-    units, total = _sums(table.text("block"), counts)
-    truth = (counts[:, 0] + counts[:, 2]).tolist()
-
-    def replicate(drawn: Drawn, _: NDArray[np.bool_]) -> Floats:
-        tp, fp, fn, _tn = (drawn.units @ total).T
-        return _ratio(tp, tp + fp + fn)
-
-    return Scored(
-        name, role, "IoU, pixels pooled", "blocks of slices", units, ("",) * len(units), (),
-        digest([table.text("id"), truth]), np.ones(1, bool), replicate, sha256_file(path),
-    )  # fmt: skip
-
-
 def _retrieval(path: Path, name: str, role: Role) -> Scored:
-    table = _table(path)
+    table = read_table(path)
     precision, groups = table.numbers("average_precision"), np.asarray(table.text("group"))
     known = np.isfinite(precision) & (groups != "")
     if not known.any():
         raise CorruptError("no query has a score", where=path)
     both = np.column_stack([precision[known], np.ones(int(known.sum()))])
-    units, total = _sums(groups[known].tolist(), both)
+    units, total = sum_units(groups[known].tolist(), both)
     means = total[:, 0] / total[:, 1]
 
     def replicate(drawn: Drawn, _: NDArray[np.bool_]) -> Floats:
@@ -112,7 +54,7 @@ def _flags(values: Sequence[str], classes: Sequence[str]) -> Floats:
 
 
 def _localization(path: Path, name: str, role: Role) -> Scored:
-    table = _table(path)
+    table = read_table(path)
     labels, predicted = table.text("labels"), table.text("predicted")
     classes = sorted({label for value in labels for label in value.split(";") if label})
     folds = table.text("fold")
@@ -124,15 +66,15 @@ def _localization(path: Path, name: str, role: Role) -> Scored:
     numbers = np.unique(np.asarray(folds), return_inverse=True)[1].reshape(-1)
     spread = np.zeros((len(folds), int(numbers.max()) + 1, *counts.shape[1:]))
     spread[np.arange(len(folds)), numbers] = counts
-    units, total = _sums(table.text("group"), spread)
+    units, total = sum_units(table.text("group"), spread)
 
     def replicate(drawn: Drawn, _: NDArray[np.bool_]) -> Floats:
         both, predicted, true = np.moveaxis(np.tensordot(drawn.units, total, 1), -1, 0)
         f1 = np.where(true > 0, 2 * both / np.maximum(predicted + true, 1), np.nan)
         present = np.isfinite(f1)
-        by_fold = _ratio(np.where(present, f1, 0).sum(axis=2), present.sum(axis=2).astype(float))
+        by_fold = ratio(np.where(present, f1, 0).sum(axis=2), present.sum(axis=2).astype(float))
         known = np.isfinite(by_fold)
-        return _ratio(np.where(known, by_fold, 0).sum(axis=1), known.sum(axis=1).astype(float))
+        return ratio(np.where(known, by_fold, 0).sum(axis=1), known.sum(axis=1).astype(float))
 
     return Scored(
         name, role, "macro F1 over classes present, mean over folds", "groups", units, ("",) * len(units), (),
@@ -141,7 +83,7 @@ def _localization(path: Path, name: str, role: Role) -> Scored:
 
 
 def _expression(path: Path, measured: Path, name: str, role: Role) -> Scored:
-    table, truth = _table(path), _table(measured)
+    table, truth = read_table(path), read_table(measured)
     if table.text("id") != truth.text("id"):
         raise CorruptError("not the spots that were measured", where=path)
     genes = [key for key in truth.columns if key not in ("id", "group", "fold")]
@@ -169,7 +111,7 @@ def _expression(path: Path, measured: Path, name: str, role: Role) -> Scored:
                 continue
             found = fold_correlations(sums, drawn.units[:, blocks])
             share = (np.isfinite(found) & part) * drawn.columns[:, sums.genes]
-            total += _ratio((np.where(np.isfinite(found), found, 0) * share).sum(axis=1), share.sum(axis=1))
+            total += ratio((np.where(np.isfinite(found), found, 0) * share).sum(axis=1), share.sum(axis=1))
         return total / len(parts)
 
     strata = tuple(unit.rpartition("#")[0] for unit in units)
@@ -247,23 +189,6 @@ def _localization_runs(folder: Path, name: str, options: Mapping[str, Any]) -> l
     return found
 
 
-def _evaluation(folder: Path, test: str | None) -> Path:
-    files = sorted((folder / "evaluation").glob("*-slices.csv"))
-    if test is not None:
-        files = [
-            file for file in files if file.name == f"{test.replace(':', '-').replace('/', '-')}-slices.csv"
-        ]
-    if len(files) != 1:
-        known = ", ".join(
-            p.name.removesuffix("-slices.csv") for p in (folder / "evaluation").glob("*-slices.csv")
-        )
-        raise MissingError(
-            "not one evaluation of the run", where=folder, got=known or "none", expected="one, or --test NAME",
-            todo="evaluate it with `emvfm eval`",
-        )  # fmt: skip
-    return files[0]
-
-
 def _read(folder: Path, name: str, test: str | None) -> list[Scored]:
     options = read_yaml(folder / "config.yaml")
     role = _role_of(options)
@@ -274,11 +199,24 @@ def _read(folder: Path, name: str, test: str | None) -> list[Scored]:
     if (folder / "predictions").is_dir():
         return _localization_runs(folder, name, options)
     if (folder / "evaluation").is_dir():
-        return [_segmentation(_evaluation(folder, test), name, role)]
+        return [segmentation([evaluation_of(folder, test)], name, role)]
     raise MissingError(
         "nothing to audit in this run", where=folder,
         expected="a run of bench retrieve, localize or expression, or an evaluated training",
     )  # fmt: skip
+
+
+def _folds(folders: Sequence[Path], name: str, test: str | None) -> Scored:
+    """Return trainings that were tested on slices of their own as one model."""
+    roles = {_role_of(read_yaml(folder / "config.yaml")) for folder in folders}
+    for folder in folders:
+        if not (folder / "evaluation").is_dir():
+            raise UsageError(
+                "only evaluated trainings are joined", where=folder, todo="evaluate it with `emvfm eval`"
+            )
+    if len(roles) > 1:
+        raise UsageError("folds of unlike models", where=name, got=" and ".join(sorted(roles)))
+    return segmentation([evaluation_of(folder, test) for folder in folders], name, roles.pop())
 
 
 def read_runs(
@@ -289,7 +227,9 @@ def read_runs(
     Parameters
     ----------
     references
-        Runs by name or folder; ``NAME:RUN`` calls a run by that name.
+        Runs by name or folder; ``NAME:RUN`` calls a run by that name. Runs of one NAME are seeds of one model, whose
+        mean is taken. ``NAME:RUN,RUN`` joins evaluated trainings with test slices of their own, the folds of one
+        model.
     roles
         ``NAME=ROLE``; of a run with several members, ``NAME/MEMBER=ROLE``.
     test
@@ -306,18 +246,24 @@ def read_runs(
     """
     given = dict(parse_role(text) for text in roles)
     found: list[Scored] = []
+    if len(set(references)) < len(references):
+        twice = next(each for each in references if references.count(each) > 1)
+        raise UsageError("a run is named twice", where="audit", got=twice)
     for reference in references:
         name, colon, run = reference.partition(":")
         called = bool(colon) and not Path(reference).exists()
+        if called and "," in run and not Path(run).exists():
+            found.append(_folds([workspace.find_run(each) for each in run.split(",") if each], name, test))
+            continue
         folder = workspace.find_run(run if called else reference)
         found += _read(folder, name if called else folder.name, test)
     single = len({one.name.partition("/")[0] for one in found}) == 1
-    if single and len(found) > 1:
+    if single and len(references) == 1 and len(found) > 1:
         found = [_called(one, one.name.partition("/")[2]) for one in found]
     if unknown := set(given) - {one.name for one in found}:
         known = ", ".join(one.name for one in found)
         raise UsageError("a role of no run", where="--role", got=sorted(unknown)[0], expected=known)
-    return [_called(one, one.name, given.get(one.name, one.role)) for one in found]
+    return average_seeds([_called(one, one.name, given.get(one.name, one.role)) for one in found])
 
 
 def _called(one: Scored, name: str, role: Role | None = None) -> Scored:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emvfm.errors import RefusedError
+from emvfm.errors import RefusedError, UsageError
 
-__all__ = ["ROLES", "Drawn", "Role", "Scored", "draw_units"]
+__all__ = ["ROLES", "Drawn", "Role", "Scored", "average_seeds", "draw_units", "unlike"]
 
 Floats = NDArray[np.float64]
 Role = Literal["trained", "untrained", "baseline", "confound"]
@@ -81,6 +82,49 @@ class Scored:
     replicate: Callable[[Drawn, NDArray[np.bool_]], Floats] = field(repr=False)
     digest: str = ""
     way: str = ""
+
+
+def unlike(run: Scored, first: Scored) -> str | None:
+    """Return why a run can't be paired with another one, or None."""
+    if run.metric != first.metric:
+        return "not the same metric"
+    same = (run.units, run.strata, run.columns, run.rows) == (
+        first.units,
+        first.strata,
+        first.columns,
+        first.rows,
+    )
+    return None if same else "not the same rows, folds or truth"
+
+
+def average_seeds(runs: Sequence[Scored]) -> list[Scored]:
+    """Return the runs with those of one name as one: seeds of one model, whose mean is taken in every draw.
+
+    Raises
+    ------
+    UsageError
+        Runs of one name aren't of one task, set and role.
+    """
+    by_name: dict[str, list[Scored]] = {}
+    for run in runs:
+        by_name.setdefault(run.name, []).append(run)
+    return [_mean(found) if len(found) > 1 else found[0] for found in by_name.values()]
+
+
+def _mean(runs: Sequence[Scored]) -> Scored:
+    first = runs[0]
+    for run in runs[1:]:
+        why = unlike(run, first) or ("not the same role" if run.role != first.role else None)
+        if why is not None:
+            raise UsageError("two runs of one name", where="audit", got=f"{first.name}, {why}")
+
+    def replicate(drawn: Drawn, counted: NDArray[np.bool_]) -> Floats:
+        return np.mean([run.replicate(drawn, counted) for run in runs], axis=0)
+
+    defined = np.logical_and.reduce([run.defined for run in runs])
+    joined = hashlib.sha256("".join(run.digest for run in runs).encode()).hexdigest()
+    name = f"{first.name}, mean of {len(runs)} seeds"
+    return replace(first, name=name, defined=defined, replicate=replicate, digest=joined)
 
 
 def _multinomial(rng: np.random.Generator, strata: NDArray[np.intp], samples: int) -> Floats:

@@ -13,7 +13,7 @@ from emvfm.errors import RefusedError, UsageError
 from emvfm.expression.scores import bootstrap_p, verdict
 from emvfm.representations.estimates import Estimate, from_replicates
 from emvfm.segmentation.comparison import holm
-from emvfm.studies.audit.scored import ROLES, Role, Scored, draw_units
+from emvfm.studies.audit.scored import ROLES, Role, Scored, draw_units, unlike
 
 __all__ = ["Audit", "Verdict", "audit_runs"]
 
@@ -88,15 +88,9 @@ def _fitting(runs: Sequence[Scored]) -> None:
     for run in runs[1:]:
         if run.metric != first.metric:
             raise RefusedError("not the same metric", where=run.name, got=run.metric, expected=first.metric)
-        same = (run.units, run.strata, run.columns, run.rows) == (
-            first.units,
-            first.strata,
-            first.columns,
-            first.rows,
-        )
-        if not same:
+        if why := unlike(run, first):
             raise RefusedError(
-                "not the same rows, folds or truth", where=f"{run.name} and {first.name}",
+                why, where=f"{run.name} and {first.name}",
                 got=f"{len(run.units)} and {len(first.units)} {run.what}", todo="compare runs of one task on one set",
             )  # fmt: skip
 
