@@ -93,13 +93,30 @@ def _bars(found: dict[str, Any]) -> bytes:
     return score_bars(rows, called, "bars: 95 % interval over groups; untrained: mean and each seed")
 
 
+def chance_ap(folds: Sequence[dict[str, Any]]) -> float:
+    """Return the macro average precision to expect of rows in random order, mean over folds.
+
+    Of n rows with P positives it is the mean over ranks k of (1 + (k - 1)(P - 1) / (n - 1)) / k: far above the share
+    of positives where n is small.
+    """
+    means = []
+    for fold in folds:
+        n = fold["scores"]["n"]
+        ranks = np.arange(1, n + 1)
+        positives = [c["support"] for c in fold["scores"]["classes"] if c["support"]]
+        means.append(
+            np.mean([((1 + (ranks - 1) * (p - 1) / max(n - 1, 1)) / ranks).mean() for p in positives])
+        )
+    return float(np.mean(means))
+
+
 def _protocol(page: Document, found: dict[str, Any]) -> None:
     task, first = found["task"], found["runs"][0]
     counts = ", ".join(f"{n} {name}" for name, n in zip(task["classes"], task["positives"], strict=True))
     unit = f"groups of {task['group']}" if task["group"] else "rows, each for itself"
     floor, score = found["floor"], found["score"]
     chance = (
-        f"mean share of positives, which is the macro AP of chance: {np.mean(task['positives']) / task['n']:.3f}"
+        f"chance: macro AP {chance_ap(first['runs']):.3f} (what a random order of each fold's rows gives on average)"
         if score == "macro_ap"
         else f"without looking: macro F1 {floor['macro_f1_present']:.3f}, exact match {floor['exact_match']:.3f} "
         "(the best constant answers)"
@@ -112,6 +129,7 @@ def _protocol(page: Document, found: dict[str, Any]) -> None:
 
 def _audit(page: Document, work: Work, found: dict[str, Any]) -> None:
     audit = work.once("bench", "audit", found["folder"])
+    twins = len({run["backbone"] for run in found["runs"] if "untrained" in run["backbone"]})
     page.text(
         f"Paired differences in macro F1, {audit['protocol']}; each way of channels against its own untrained twins, "
         f"seed {audit['seed']}:"
@@ -123,7 +141,7 @@ def _audit(page: Document, work: Work, found: dict[str, Any]) -> None:
         rival = (
             "pixel:all"
             if v["role"] == "baseline"
-            else "ViT-S/14, untrained" + (f", mean of {len(work.seeds)} seeds" if len(work.seeds) > 1 else "")
+            else "ViT-S/14, untrained" + (f", mean of {twins} seeds" if twins > 1 else "")
         )
         rows.append([_title(name), way or "as they are", rival, _between(e["value"], e["low"], e["high"], "+"),
                      _number(v["p_value"]), _number(v["p_holm"])])  # fmt: skip

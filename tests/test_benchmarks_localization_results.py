@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 ROOT = Path(__file__).parents[1]
 
@@ -107,16 +108,27 @@ def test_a_section_has_every_member_both_deviations_and_the_floor(tmp_path) -> N
     assert {bench.name for bench in steps.BENCHES} < set(_modules()[2].TEXTS)
 
 
+def test_chance_is_what_random_orders_score() -> None:
+    results, _, _ = _modules()
+    rng = np.random.default_rng(0)
+    truth = np.zeros((6, 2), int)
+    truth[:1, 0], truth[:3, 1] = 1, 1
+    folds = [{"scores": {"n": 6, "classes": [{"support": 1}, {"support": 3}, {"support": 0}]}}]
+    drawn = [average_precision_score(truth, rng.random((6, 2)), average="macro") for _ in range(400)]
+    assert results.chance_ap(folds) == pytest.approx(np.mean(drawn), abs=0.04)
+    assert results.chance_ap(folds) > truth.mean()
+
+
 def test_crops_are_thinned_and_simulated_rows_share_their_protein(tmp_path) -> None:
     _, steps, _ = _modules()
     work = steps.Work(Recorded(tmp_path, {}), (0,))
     source = work.study.shared / "data"
     (source / "bbbc021").mkdir(parents=True)
-    plates = [steps.PLATES[0]] * 9 + ["other"] * 5
+    plates = [steps.PLATES[0]] * 17 + ["other"] * 5
     lines = ["row,plate", *(f"{i},{plate}" for i, plate in enumerate(plates))]
     (source / "bbbc021" / "index.csv").write_text("\n".join(lines) + "\n")
     with steps._thinned(work).open(encoding="utf-8") as stream:
-        assert [row["row"] for row in csv.DictReader(stream)] == ["0", "4", "8"]
+        assert [row["row"] for row in csv.DictReader(stream)] == ["0", "8", "16"]
     (source / "opencell").mkdir()
     (source / "opencell" / "localization_annotations.csv").write_text(
         "ensg_id,target_name,annotation_name,annotation_grade\ne,P,er,3\ne,P,golgi,1\nf,Q,golgi,2\n"
