@@ -240,17 +240,22 @@ def _leaks(page: Document, work: Work, images: Path) -> None:
     page.text(f"**The trap.** {text.trap}")
 
 
-def write(study: Study, page: Path, *, reduced: bool = False) -> None:
-    """Run everything, or with one untrained twin, and write the page with its figures beside it."""
+def write(study: Study, page: Path, *, reduced: bool = False, without: Sequence[str] = ()) -> None:
+    """Run everything, or less with one untrained twin or without some sets, and write the page with its figures."""
     work = Work(study, SEEDS[:1] if reduced else SEEDS)
     compose_all(work)
-    document = Document("Results: localisation", COMMAND + (" --reduced" if reduced else ""), INTRODUCTION)
+    said = " --reduced" * reduced + "".join(f" --without {name}" for name in without)
+    document = Document("Results: localisation", COMMAND + said, INTRODUCTION)
+    if without:
+        titles = ", ".join(TEXTS[name].title for name in without)
+        document.text(f"Left out when this page was written: {titles}.")
     images = page.parent / "images"
     for bench in BENCHES:
-        _bench(document, work, bench, images)
+        if bench.name not in without:
+            _bench(document, work, bench, images)
     _leaks(document, work, images)
     document.section("What this shows and what it cannot")
-    document.bullets(CLOSING)
+    document.bullets([sentence for name, sentence in CLOSING if name not in without])
     document.write(page)
 
 
@@ -260,8 +265,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--root", type=Path, default=Path("emvfm-workspace"))
     parser.add_argument("--out", type=Path, default=Path("docs/results-localization.md"))
     parser.add_argument("--reduced", action="store_true", help="one untrained twin")
+    sets = [bench.name for bench in BENCHES]
+    parser.add_argument(
+        "--without", action="append", default=[], choices=sets, help="leave a set out; repeatable"
+    )
     given = parser.parse_args(arguments)
-    write(Study(given.shared.resolve(), given.root.resolve(), 1, {}), given.out, reduced=given.reduced)
+    study = Study(given.shared.resolve(), given.root.resolve(), 1, {})
+    write(study, given.out, reduced=given.reduced, without=given.without)
 
 
 if __name__ == "__main__":

@@ -89,39 +89,65 @@ TEXTS = {
     ),
 }  # fmt: skip
 
+#: What follows, and the set that it needs.
 CLOSING = (
     (
-        "Two small backbones that were trained on photographs, one layer, mean tokens, small images, one head. None was "
-        "trained on the Human Protein Atlas or on OpenCell, and no image of OpenCell was seen: nothing here repeats or "
-        "contradicts the numbers of arXiv 2602.05527, it shows the same questions put to data that are at hand."
+        "",
+        (
+            "Two small backbones that were trained on photographs, one layer, mean tokens, small images, one head. None "
+            "was trained on the Human Protein Atlas or on OpenCell, and no image of OpenCell was seen: nothing here "
+            "repeats or contradicts the numbers of arXiv 2602.05527, it shows the same questions put to data that are at "
+            "hand."
+        ),
     ),
     (
-        "Where training is worth something it has to beat its untrained twin, which has the same architecture, and the "
-        "statistics of pixels, which see absolute brightness. Both differences stand in the tables, with Holm's correction "
-        "within each set, not over this page."
+        "",
+        (
+            "Where training is worth something it has to beat its untrained twin, which has the same architecture, and "
+            "the statistics of pixels, which see absolute brightness. Both differences stand in the tables, with Holm's "
+            "correction within each set, not over this page."
+        ),
     ),
     (
-        "BBBC013 is 40 test cells of two wells, with one label a column of the plate: high scores do not say that a "
-        "backbone reads where the protein is, and an interval over cells says nothing of other wells."
+        "bbbc013",
+        (
+            "BBBC013 is 40 test cells of two wells, with one label a column of the plate: high scores do not say that a "
+            "backbone reads where the protein is, and an interval over cells says nothing of other wells."
+        ),
     ),
     (
-        "BBBC021 is told apart by brightness alone, with treatment and well the same thing on every plate: it says whether "
-        "channels and plates are handled, not which model is better."
+        "bbbc021",
+        (
+            "BBBC021 is told apart by brightness alone, with treatment and well the same thing on every plate: it says "
+            "whether channels and plates are handled, not which model is better."
+        ),
     ),
     (
-        "Stains of the Human Protein Atlas are a question of texture, each field with one channel only: it says nothing of "
-        "channels combined. With 30 fields, its localisation labels rank nobody."
+        "hpa",
+        (
+            "Stains of the Human Protein Atlas are a question of texture, each field with one channel only: it says "
+            "nothing of channels combined. With 30 fields, its localisation labels rank nobody."
+        ),
     ),
     (
-        "Ways of channels are compared on two sets with two or three channels, with one draw of `random-map`; intervals of "
-        "different ways overlap widely unless a table says otherwise."
+        "",
+        (
+            "Ways of channels are compared on two sets with two or three channels, with one draw of `random-map`; "
+            "intervals of different ways overlap widely unless a table says otherwise."
+        ),
     ),
     (
-        "Differences between untrained seeds are as large as many differences between models: one untrained seed is one "
-        "draw."
+        "",
+        (
+            "Differences between untrained seeds are as large as many differences between models: one untrained seed is "
+            "one draw."
+        ),
     ),
     (
-        "The leak of ungrouped folds is known, not estimated, where embeddings are simulated: there the program finds what "
-        "the closed form says. On real images with one field a protein it could not be measured."
+        "",
+        (
+            "The leak of ungrouped folds is known, not estimated, where embeddings are simulated: there the program finds "
+            "what the closed form says. On real images with one field a protein it could not be measured."
+        ),
     ),
 )
