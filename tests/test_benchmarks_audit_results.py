@@ -118,7 +118,8 @@ def test_a_reduced_page_says_so(tmp_path: Path) -> None:
     results = importlib.import_module("benchmarks.audit_results")
     results.write(_Answers(tmp_path), tmp_path / "page.md", only="lucchi", reduced=True)
     text = (tmp_path / "page.md").read_text()
-    assert "--only lucchi --reduced" in text
+    assert "--only lucchi --reduced`" in text
+    assert "**Reduced**" in text
     assert "## VNC" not in text
 
 
