@@ -146,6 +146,14 @@ def _audit(page: Document, work: Work, found: dict[str, Any]) -> None:
         rows.append([_title(name), way or "as they are", rival, _between(e["value"], e["low"], e["high"], "+"),
                      _number(v["p_value"]), _number(v["p_holm"])])  # fmt: skip
     page.table(["trained", "channels", "minus", "difference [95 %]", "p", "p, Holm"], rows)
+    for role, rival in (("untrained", "untrained ViT-S/14"), ("baseline", PIXELS)):
+        own = [v for v in audit["verdicts"] if v["role"] == role]
+        above, below = (
+            sum(v["p_holm"] < 0.05 and sign * v["estimate"]["value"] > 0 for v in own) for sign in (1, -1)
+        )
+        page.text(
+            f"After Holm's correction {above} of {len(own)} are above {rival} and {below} below it (p < 0.05)."
+        )
 
 
 def _against_pixels(page: Document, found: dict[str, Any]) -> None:
@@ -171,6 +179,20 @@ def _against_pixels(page: Document, found: dict[str, Any]) -> None:
     page.table(["backbone", "channels", "difference [95 %]", "p, bootstrap", *tests, "p, Holm"], rows)
 
 
+def _sizes(page: Document, work: Work, bench: Bench, found: dict[str, Any]) -> None:
+    """Say what another input size does to one backbone."""
+    rows = []
+    for size in (bench.size, *bench.sizes):
+        runs = found["runs"] if size == bench.size else work.resized(bench, size)["runs"]
+        for run in runs:
+            if _title(run["backbone"]) == "ViT-S/14 (imgfocus)" and run["channels"] in ("replicate", "map"):
+                own = run["interval"]
+                rows.append(["ViT-S/14 (imgfocus)", run["channels"], f"{size} px",
+                             _between(own["value"], own["low"], own["high"])])  # fmt: skip
+    page.text("How much hangs on the size at which cells are shown:")
+    page.table(["backbone", "channels", "size", "macro F1 [95 %]"], rows)
+
+
 def _bench(page: Document, work: Work, bench: Bench, images: Path) -> dict[str, Any]:
     found = work.grid(bench)
     text = TEXTS[bench.name]
@@ -179,6 +201,8 @@ def _bench(page: Document, work: Work, bench: Bench, images: Path) -> dict[str, 
     _scores(page, found)
     write_bytes(images / f"localization-{bench.name}.png", _bars(found))
     page.picture(f"images/localization-{bench.name}.png", f"{text.title}: backbones and ways of channels")
+    if bench.sizes:
+        _sizes(page, work, bench, found)
     if bench.audited:
         _audit(page, work, found)
     else:

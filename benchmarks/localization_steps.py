@@ -40,6 +40,8 @@ class Bench:
         Of channels; none where images have one.
     seeds
         How many untrained twins at most.
+    sizes
+        At which the first backbone is tested as well.
     audited
         Whether macro F1 is what runs are compared by, which is what ``bench audit`` reads.
     """
@@ -51,12 +53,13 @@ class Bench:
     mapping: str = ""
     head: str = "logreg"
     seeds: int = 3
+    sizes: tuple[int, ...] = ()
     audited: bool = True
 
 
 BENCHES = (
     Bench("bbbc013", ("--train-split", "train", "--test-split", "test"), 56,
-          ("replicate", "map", "random-map", "mean"), "red=gfp,green=dna"),
+          ("replicate", "map", "random-map", "mean"), "red=gfp,green=dna", sizes=(112,)),
     Bench("bbbc021", ("--labels", "concentration_uM", "--split-by", "plate", "--group", "Image_FileName_DAPI"), 70,
           ("replicate", "map", "mean"), "red=cytoskeleton1,green=cytoskeleton2,blue=dna",
           seeds=1),
@@ -106,6 +109,14 @@ class Work:
         return self.once(
             "bench", "localize", bench.name, *asked, "--head", bench.head, "--input-size", str(bench.size),
             *self.backbones(bench.seeds), *ways, *mapping, "--against", PIXELS, "--panels", "0",
+        )  # fmt: skip
+
+    def resized(self, bench: Bench, size: int) -> dict[str, Any]:
+        """Test the first backbone with channels joined and mapped, at another input size."""
+        return self.once(
+            "bench", "localize", bench.name, *bench.asked, "--head", bench.head, "--input-size", str(size),
+            *self.backbones(0)[:2], "--channels", "replicate", "--channels", "map", "--map", bench.mapping,
+            "--panels", "0",
         )  # fmt: skip
 
     def names(self) -> Path:

@@ -52,9 +52,10 @@ TEXTS = {
         "µM, which are the classes 0.0 to 50.0. The three plates that have treatments, each left out in turn, so that "
         "three folds are three plates; intervals over fields of view. Every eighth crop of the table and one untrained "
         "twin, to keep this page within minutes of one core; crops of 68 px at 70 px a side. One plate has no 5 µM.",
-        "Treatment and well coincide on every plate, and brightness alone separates the treatments: `pixel:all` is the "
-        "number to beat, not chance. Which of channels 1 and 2 is which stain is uncertain, so `map` is one arbitrary "
-        "arrangement of them. Cells of a field were drawn, fields of a plate are not independent of each other.",
+        "Treatment and well coincide on every plate, and brightness alone tells treated cells from untreated ones, less "
+        "so one dose from the next: `pixel:all` is the number to beat, not chance. Which of channels 1 and 2 is which "
+        "stain is uncertain, so `map` is one arbitrary arrangement of them. Cells of a field were drawn, fields of a plate "
+        "are not independent of each other.",
     ),
     "hpa": Text(
         "Human Protein Atlas: which stain is this",
@@ -103,23 +104,24 @@ CLOSING = (
     (
         "",
         (
-            "Where training is worth something it has to beat its untrained twin, which has the same architecture, and "
-            "the statistics of pixels, which see absolute brightness. Both differences stand in the tables, with Holm's "
-            "correction within each set, not over this page."
+            "Where training is worth something it has to beat an untrained network and the statistics of pixels, which see "
+            "absolute brightness. Both differences stand in the tables, with Holm's correction within each set, not over "
+            "this page. ViT-Ti is set against the untrained ViT-S, which is not its own twin."
         ),
     ),
     (
         "bbbc013",
         (
             "BBBC013 is 40 test cells of two wells, with one label a column of the plate: high scores do not say that a "
-            "backbone reads where the protein is, and an interval over cells says nothing of other wells."
+            "backbone reads where the protein is, and an interval over cells says nothing of other wells. The size at which "
+            "cells are shown moves a score by more than any way of channels, so no order of the ways follows."
         ),
     ),
     (
         "bbbc021",
         (
-            "BBBC021 is told apart by brightness alone, with treatment and well the same thing on every plate: it says "
-            "whether channels and plates are handled, not which model is better."
+            "On BBBC021 treatment and well are the same thing on every plate, and statistics of pixels are hard to beat: it "
+            "says whether channels and plates are handled, not which model is better."
         ),
     ),
     (
