@@ -7,25 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.document import Document
-from benchmarks.representation_plates import between
+from benchmarks.representation_plate_page import between
 from benchmarks.representation_steps import CELLS, Steps, cell_backbones, cells, flags
-from emvfm.report.representation_figures import group_bars
+from emvfm.report.representation_figures import group_bars, similarity_map
 from emvfm.workspace import write_bytes
 
-__all__ = ["CellRuns", "run_cells", "write_cells"]
+__all__ = ["TRAINED", "CellRuns", "run_cells", "write_cells"]
 
 SMALL, TINY = "ViT-S/14", "ViT-Ti/16"
 TRAINED = {SMALL: "ViT-S/14 (imgfocus)", TINY: "ViT-Ti/16"}
 _BLOCKS = [word for block in range(12) for word in ("--layers", str(block))]
 _VIEW = [*_BLOCKS, "--input-size", "112"]
+_NATIVE = ",layers=null,input_size=native"  # what has no blocks sees the crop as it is
 _RULE = ["--positives", "same treatment", "--group", "unit", "--draws", "999"]
 TASKS = {
     "treatment": [*_RULE, "--exclude", "plate"],
     "dose": [*_RULE, "--exclude", "plate", "--where", "compound!=DMSO"],
     "careless": _RULE,
 }
-_CARELESS = ("pixel:intensity", "random:noise", "random:onehot=plate")
+_CARELESS = ("pixel:intensity", "random:onehot=plate")
+_FOLDS = {"treatment": ["--split", "plate", "--folds", "6"], "dose": ["--split", "unit", "--folds", "4"]}
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class CellRuns:
         Crops by treatment.
     retrieve, layers
         By task and backbone.
+    compared
+        Names of the rows of `geometry` and `similarity`, in their order.
     audits
         By task and kind of backbone.
     """
@@ -48,6 +54,7 @@ class CellRuns:
     geometry: dict[str, Any]
     similarity: dict[str, Any]
     blocks: dict[str, Any]
+    compared: tuple[str, ...]
     audits: dict[tuple[str, str], dict[str, Any]]
 
 
@@ -56,7 +63,7 @@ def run_cells(steps: Steps, seeds: Sequence[int], crops: int) -> CellRuns:
     counts = cells(steps.study, crops)
     backbones = cell_backbones(steps.study, seeds)
     retrieve = {
-        (task, name): ["bench", "retrieve", CELLS, *flags(backbone), *_VIEW, *rule]
+        (task, name): ["bench", "retrieve", CELLS, *_seen(backbone), *rule]
         for name, backbone in backbones.items()
         for task, rule in TASKS.items()
         if task != "careless" or name in (*TRAINED.values(), *_CARELESS)
@@ -66,14 +73,10 @@ def run_cells(steps: Steps, seeds: Sequence[int], crops: int) -> CellRuns:
     found |= steps.all({key: words for key, words in retrieve.items() if key[0] != "treatment"})
     asked = [*TRAINED.values(), f"{SMALL} untrained, seed {seeds[0]}", f"{TINY} untrained, seed {seeds[0]}"]
     layers = {
-        (task, name): ["bench", "layers", CELLS, *flags(backbones[name]), *_VIEW, *TASKS[task], "--split", "plate",
-                       "--folds", "6"]
+        (task, name): ["bench", "layers", CELLS, *_seen(backbones[name]), *TASKS[task], *_FOLDS[task]]
         for task in ("treatment", "dose")
-        for name in asked
-    }  # fmt: skip
-    for key, words in layers.items():
-        if key[0] == "dose":  # two of the plates with the drug have all doses
-            words[words.index("--split") + 1 :] = ["unit", "--folds", "4"]
+        for name in (asked if task == "treatment" else TRAINED.values())
+    }
     compared = [
         name for name in backbones if not name.startswith("random:onehot") and "Ti/16 untrained" not in name
     ]
@@ -84,7 +87,7 @@ def run_cells(steps: Steps, seeds: Sequence[int], crops: int) -> CellRuns:
             "bench",
             command,
             CELLS,
-            *(w for n in names for w in ("--backbone", backbones[n])),
+            *(w for n in names for w in ("--backbone", backbones[n] + _NATIVE * _blind(n))),
             *_VIEW,
             *options,
         ]
@@ -109,7 +112,8 @@ def run_cells(steps: Steps, seeds: Sequence[int], crops: int) -> CellRuns:
     }
     for task in ("treatment", "dose"):
         for kind, trained in TRAINED.items():
-            words = [f"{name}:{found[task, name]['folder']}" for name in _rivals(backbones, kind, trained)]
+            rivals = _rivals(backbones, kind, trained)
+            words = [f"{name.replace(':', ' ')}:{found[task, name]['folder']}" for name in rivals]
             whole["audit", task, kind] = ["bench", "audit", *words]
     others = steps.all(whole)
     return CellRuns(
@@ -119,19 +123,29 @@ def run_cells(steps: Steps, seeds: Sequence[int], crops: int) -> CellRuns:
         others["geometry"],
         others["similarity"],
         others["blocks"],
+        tuple(compared),
         {key[1:]: one for key, one in others.items() if key[0] == "audit"},
     )
 
 
+def _blind(name: str) -> bool:
+    """Return whether a backbone has no blocks to choose of."""
+    return name.startswith(("pixel", "random"))
+
+
+def _seen(backbone: str) -> list[str]:
+    return [*flags(backbone), *(() if _blind(backbone) else _VIEW)]
+
+
 def _rivals(backbones: dict[str, str], kind: str, trained: str) -> list[str]:
     own = [name for name in backbones if name.startswith(kind) and name != trained]
-    return [trained, *own, *(name for name in backbones if name.startswith(("pixel", "random")))]
+    return [trained, *own, *filter(_blind, backbones)]
 
 
 def write_cells(page: Document, runs: CellRuns, images: Path) -> None:
     """Write what was found on the cells, and its pictures."""
     names = [name for task, name in runs.retrieve if task == "treatment"]
-    said = ", ".join(f"{n} {name}" for name, n in runs.counts.items())
+    said = ", ".join(f"{n} of {name.replace('uM', 'µM')}" for name, n in runs.counts.items())
     page.section(
         "BBBC021: treatment and dose across plates",
         f"Crops of single MCF-7 cells, drawn by seed 0 from every well of every plate ({said}), 68 px shown at 112 px; "
@@ -139,7 +153,9 @@ def write_cells(page: Document, runs: CellRuns, images: Path) -> None:
         "is a cell; cells of its own plate are no candidates; positives have its treatment. **Dose** asks the same "
         "among treated cells alone. Precision is averaged by plate and well, 14 of them, and these are resampled. "
         "Backbones: last block, mean of patches. ViT-S/14 (imgfocus) descends from DINOv2 by further training; its "
-        "numbers are not DINOv2's. *Shuffled* has the trained weights in another order within each tensor.",
+        "numbers are not DINOv2's. *Shuffled* has the trained weights in another order within each tensor. Intervals "
+        "of mAP are wide since a random order scores differently by treatment; *normalised*, (mAP − E) "
+        "/ (1 − E), is what to read.",
     )
     rows = []
     for name in names:
@@ -151,14 +167,18 @@ def write_cells(page: Document, runs: CellRuns, images: Path) -> None:
     one, dose = runs.retrieve["treatment", names[0]], runs.retrieve["dose", names[0]]
     rows.append(["random order", one["expected"], "0", one["expected_hits"]["1"], dose["expected"], "0"])
     page.table(["backbone", "treatment: mAP", "normalised", "R@1", "dose: mAP", "normalised"], rows)
-    drawn = [_bar(name, runs.retrieve["treatment", name]) for name in names]
-    write_bytes(images / "representations-treatment.png", group_bars(drawn, 0.05))
-    page.picture("images/representations-treatment.png", "mAP of treatment across plates by backbone")
+    drawn = [_bar(name, runs.retrieve["treatment", name]) for name in names if name != "random:onehot=well"]
+    write_bytes(
+        images / "representations-treatment.png", group_bars(drawn, 0.05, "normalised precision of treatment")
+    )
+    page.picture(
+        "images/representations-treatment.png", "normalised precision of treatment across plates by backbone"
+    )
     _by_treatment(page, runs, names)
     page.text(
         "**Position is the label here.** DMSO stands in B02, 50 µM in B03, 15 µM in B04 and 5 µM in B05 of every plate, so "
         "`random:onehot=well` is right without looking, and no comparison on these crops can part treatment from well. "
-        "Plate is held off by the exclusion; without it, its own plate helps a query:"
+        "Plate is held off by the exclusion; without it, knowing the plate alone is above a random order:"
     )
     page.table(
         ["backbone", "mAP, own plate barred", "own plate allowed", "random order, barred", "allowed"],
@@ -172,9 +192,9 @@ def write_cells(page: Document, runs: CellRuns, images: Path) -> None:
 
 
 def _bar(name: str, found: dict[str, Any]) -> dict[str, Any]:
-    overall = found["overall"]
-    ends = {end: overall[end] for end in ("value", "low", "high")}
-    return {"group": name, **ends, "expected": found["expected"], "n": overall["n"], "q": None}
+    value = found["normalised"]
+    ends = {end: value[end] for end in ("value", "low", "high")}
+    return {"group": name, **ends, "expected": 0.0, "n": value["n"], "q": None}
 
 
 def _by_treatment(page: Document, runs: CellRuns, names: Sequence[str]) -> None:
@@ -230,28 +250,32 @@ def _likeness(page: Document, runs: CellRuns, images: Path) -> None:
         "The same cells, last block. Alignment is of cells of one treatment; its scale, and that of uniformity, is of unit "
         "vectors, so that representations whose cells all point one way are near in everything.",
     )
-    measures = list(runs.geometry["results"][0]["measures"])
+    measures = ["participation ratio", "rankme", "two-nn dimension", "mean cosine", "uniformity", "alignment"]
     page.table(
         ["representation", "D", *measures],
-        [[r["representation"], r["dimensions"], *(_short(r["measures"][m]) for m in measures)]
-         for r in runs.geometry["results"]],
+        [[name, r["dimensions"], *(_short(r["measures"][m]) for m in measures)]
+         for name, r in zip(runs.compared, runs.geometry["results"], strict=True)],
     )  # fmt: skip
-    for one, file in ((runs.similarity, "similarity"), (runs.blocks, "blocks")):
-        picture = (Path(one["folder"]) / "figures/cka.png").read_bytes()
+    blocks = [f"{name}, block {block}" for name in TRAINED.values() for block in range(12)]
+    for one, names, file in (
+        (runs.similarity, list(runs.compared), "similarity"),
+        (runs.blocks, blocks, "blocks"),
+    ):
+        picture = similarity_map(np.array(one["matrices"]["cka"], float), names, "linear CKA, debiased")
         write_bytes(images / f"representations-{file}.png", picture)
-    page.text("Linear CKA, debiased, with its tree; and of all blocks of the two trained backbones:")
+    page.text("Linear CKA, debiased, with its tree; then of all blocks of the two trained backbones:")
     page.picture("images/representations-similarity.png", "CKA of backbones and baselines")
     page.picture("images/representations-blocks.png", "CKA of all blocks of two trained backbones")
-    trained = set(TRAINED.values())
-    first = runs.similarity["names"][0]
-    page.text(f"Each against {first}, trained ({', '.join(sorted(trained))}) or not:")
-    results = [r for r in runs.similarity["results"] if r["a"] == first]
-    by_pair = {(r["measure"], r["b"]): r for r in results}
-    others = [name for name in runs.similarity["names"] if name != first]
+    first, *others = zip(runs.compared, runs.similarity["names"], strict=True)
+    by_pair = {(r["measure"], r["b"]): r for r in runs.similarity["results"] if r["a"] == first[1]}
+    measured = ("cka", "mutual-knn")
+    page.text(
+        f"Each against {first[0]}; wells and plates left out in turn; null: rows in random order, 95 % point:"
+    )
     page.table(
-        ["representation", "CKA", "mutual neighbours", "null: CKA", "null: neighbours"],
-        [[name, *(between(by_pair[m, name]["estimate"]) for m in ("cka", "mutual-knn")),
-          *(by_pair[m, name]["null_high"] for m in ("cka", "mutual-knn"))] for name in others],
+        ["representation", "CKA", "null", "mutual neighbours", "null"],
+        [[name, *(v for m in measured for v in (between(by_pair[m, key]["estimate"]), by_pair[m, key]["null_high"]))]
+         for name, key in others],
     )  # fmt: skip
 
 
@@ -264,7 +288,8 @@ def _audits(page: Document, runs: CellRuns) -> None:
     page.section(
         "Verdicts",
         "`bench audit` of the runs above: paired differences over the same 14 plates and wells, Holm over the verdicts of "
-        "an audit. *Best* is the best after the fact, taken anew in every draw, which favours it.",
+        "an audit. Shuffled weights count among the untrained. *Best* is the best after the fact, taken "
+        "anew in every draw, which favours it.",
     )
     for (task, kind), audit in runs.audits.items():
         page.text(f"{TRAINED[kind]}, {task}:")

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import csv
 import gzip
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from scipy.stats import kstest
+import numpy as np
 
-from benchmarks.document import Document
 from benchmarks.representation_steps import CORRECTIONS, Steps, plate_baselines, plates
-from emvfm.workspace import write_bytes
 
-__all__ = ["PlateRuns", "between", "run_plates", "write_plates"]
+__all__ = ["MOVED", "SHOWN", "PlateRuns", "run_plates"]
 
 CONTROLS = ["--controls", "control_type=negcon"]
 SHOWN = "CellProfiler"
@@ -23,7 +21,7 @@ _MATCH = ["--preset", "matching"]
 _NAMES = {name: SHOWN if name == "none" else f"{SHOWN}, {name}" for name in CORRECTIONS}
 #: What knows nothing but the position, by task; compounds with a common target never share a well.
 _POSITION = {"replicate": "well", "match": "row and column", "relate": "row and column"}
-_MOVED = (SHOWN, f"{SHOWN}, sphere", "noise")
+MOVED = (SHOWN, f"{SHOWN}, sphere", "noise")
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,8 @@ class PlateRuns:
     ----------
     position
         Retrieval of the same position among controls, and of compounds with two wells, by question and row.
+    unseen
+        Retrieval against half of the controls, by what whitened it.
     audits
         By task.
     """
@@ -42,32 +42,55 @@ class PlateRuns:
     match: dict[str, dict[str, Any]]
     relate: dict[str, dict[str, Any]]
     position: dict[tuple[str, str], dict[str, Any]]
+    unseen: dict[str, dict[str, Any]]
     audits: dict[str, dict[str, Any]]
 
 
-def _twice(path: str) -> list[str]:
-    """Return the compounds with two wells on the plate, negative controls aside."""
+def _wells(path: str) -> tuple[list[str], list[list[str]]]:
+    """Return the compounds with two wells on a plate, and two halves of the wells of negative controls, by seed 0."""
     with gzip.open(path, "rt", encoding="utf-8", newline="") as stream:
-        names = [
-            row["Metadata_pert_iname"]
-            for row in csv.DictReader(stream)
-            if row["Metadata_control_type"] != "negcon"
+        rows = list(csv.DictReader(stream))
+    controls = [row["Metadata_Well"] for row in rows if row["Metadata_control_type"] == "negcon"]
+    names = [row["Metadata_pert_iname"] for row in rows if row["Metadata_control_type"] != "negcon"]
+    drawn = np.random.default_rng(0).permutation(sorted(controls)).tolist()
+    half = len(drawn) // 2
+    return sorted({name for name in names if names.count(name) > 1}), [drawn[:half], drawn[half:]]
+
+
+def _any_of(column: str, values: Sequence[str]) -> str:
+    return f"{column}=" + "|".join(f'"{value}"' for value in values)
+
+
+def _unseen(source: list[str], halves: list[list[str]]) -> dict[str, list[str]]:
+    """Return retrieval against half of the controls, whitened by the other half, by the same half, or not at all."""
+    first, second = (f"control_type=negcon, {_any_of('well', half)}" for half in halves)
+    rule = ["--positives", "same pert_iname", "--negatives", second, "--queries", "control_type!=negcon"]
+    rule += ["--group", "pert_iname"]
+    fitted = {"none": [], "others": ["--controls", first], "same": ["--controls", second]}
+    return {
+        name: [
+            "bench",
+            "retrieve",
+            *source,
+            *rule,
+            *(["--correct", "sphere", *words, "--batch", "plate"] if words else []),
         ]
-    return sorted({name for name in names if names.count(name) > 1})
+        for name, words in fitted.items()
+    }
 
 
 def run_plates(steps: Steps) -> PlateRuns:
     """Run retrieval, relations, position and audits on the three plates."""
     source = plates(steps.study)
     compounds = str(steps.study.shared / "data" / "jump-cp-pilot" / "compound_metadata.tsv")
-    annotated = ["--annotations", compounds, "--on", "pert_iname"]
+    annotated = ["--annotations", compounds, "--on", "broad_sample"]  # two compounds have one name
     related = ["--entity", "pert_iname", "--related-by", "target_list", "--related-by", "moa_list"]
     tables = {
         name: [*source, *(["--correct", key, *CONTROLS, "--batch", "plate"] if key != "none" else CONTROLS)]
         for key, name in _NAMES.items()
     }
     tables |= {name: [*paths, *CONTROLS] for name, paths in plate_baselines(steps.study).items()}
-    twice = "pert_iname=" + "|".join(_twice(source[0]))
+    twice, halves = _wells(source[0])
     same_place = [
         "--where",
         "control_type=negcon",
@@ -78,7 +101,14 @@ def run_plates(steps: Steps) -> PlateRuns:
         "--draws",
         "999",
     ]
-    away = ["--negatives", "control_type=negcon", "--queries", twice, "--group", "pert_iname"]
+    away = [
+        "--negatives",
+        "control_type=negcon",
+        "--queries",
+        _any_of("pert_iname", twice),
+        "--group",
+        "pert_iname",
+    ]
     questions = {
         "controls": same_place,
         "same": ["--positives", "same pert_iname, same well, different plate", *away],
@@ -95,8 +125,9 @@ def run_plates(steps: Steps) -> PlateRuns:
             if name in (_POSITION[task], "noise", "constant", *_NAMES.values()):
                 wanted[task, name] = ["bench", command, *table, *rule]
     for question, rule in questions.items():
-        for name in _MOVED:
+        for name in MOVED:
             wanted[question, name] = ["bench", "retrieve", *tables[name], *rule]
+    wanted |= {("unseen", name): words for name, words in _unseen(source, halves).items()}
     found = steps.all(wanted)
 
     def of(task: str) -> dict[str, dict[str, Any]]:
@@ -105,7 +136,15 @@ def run_plates(steps: Steps) -> PlateRuns:
     audits = {task: _audit(steps, of(task), _POSITION[task]) for task in ("replicate", "match")}
     audits |= {f"{task}, corrected": _corrections(steps, of(task)) for task in ("replicate", "match")}
     position = {key: one for key, one in found.items() if key[0] in questions}
-    return PlateRuns(of("replicate"), of("match"), of("relate"), position, audits)
+    unseen = of("unseen")
+    words = [f"{name}:{one['folder']}" for name, one in unseen.items()]
+    roles = ["--role", "none=baseline", "--role", "same=untrained"]
+    words_of_place = [f"{where}:{position[where, SHOWN]['folder']}" for where in ("same", "other")]
+    audits["position"] = steps.run(
+        "bench", "audit", *words_of_place, "--role", "same=trained", "--role", "other=baseline"
+    )
+    audits["unseen"] = steps.run("bench", "audit", *words, *roles)
+    return PlateRuns(of("replicate"), of("match"), of("relate"), position, unseen, audits)
 
 
 def _audit(steps: Steps, runs: dict[str, dict[str, Any]], position: str) -> dict[str, Any]:
@@ -121,145 +160,3 @@ def _corrections(steps: Steps, runs: dict[str, dict[str, Any]]) -> dict[str, Any
         word for key in _NAMES for word in ("--role", f"{key}={'baseline' if key == 'none' else 'trained'}")
     ]
     return steps.run("bench", "audit", *words, *roles)
-
-
-def between(estimate: dict[str, Any], sign: str = "") -> str:
-    """Return value and interval as text."""
-    if estimate["value"] is None:
-        return "undefined"
-    low, high = estimate.get("low"), estimate.get("high")
-    ends = "" if low is None or high is None else f" [{low:{sign}.3f}, {high:{sign}.3f}]"
-    return f"{estimate['value']:{sign}.3f}{ends}"
-
-
-def _uniform(found: dict[str, Any]) -> tuple[str, str]:
-    values = [group["p_value"] for group in found["groups"]]
-    share = sum(value <= 0.05 for value in values) / len(values)
-    return f"{share:.1%}", f"{kstest(values, 'uniform').pvalue:.2g}"
-
-
-def _retrieval(page: Document, runs: dict[str, dict[str, Any]], what: str) -> None:
-    rows = []
-    for name, one in runs.items():
-        rows.append([
-            name, between(one["overall"]), one["expected"], between(one["normalised"]), between(one["hits"]["1"]),
-            f"{one['below_alpha']} of {len(one['groups'])}", _uniform(one)[0],
-        ])  # fmt: skip
-    page.table(
-        ["features", "mAP", "random order", "normalised", "R@1", f"{what}, q ≤ 0.05", "p ≤ 0.05"], rows
-    )
-
-
-def _verdicts(page: Document, audit: dict[str, Any]) -> None:
-    page.bullets([verdict["says"] for verdict in audit["verdicts"]])
-
-
-def _differences(page: Document, audit: dict[str, Any]) -> None:
-    page.text("Less no correction, on the same groups, Holm over all of them:")
-    page.table(
-        ["correction", "mAP − none", "p, Holm"],
-        [[v["trained"], between(v["estimate"], "+"), v["p_holm"]] for v in audit["verdicts"]],
-    )
-
-
-def write_plates(page: Document, runs: PlateRuns, images: Path) -> None:
-    """Write what was found, and the picture of positive controls."""
-    whole = runs.replicate[SHOWN]
-    page.section(
-        "JUMP pilot: replicates of a compound",
-        "`bench retrieve BR*.csv.gz --preset replicability`: wells of a compound against the negative controls (DMSO); "
-        "904 CellProfiler features, normalised to the controls of their plate by those who published them. `noise` is 64 "
-        "normal numbers a well, `constant` the same for all, `well` and `row and column` code the position and nothing "
-        "else. Corrections are fitted on the controls of each plate.",
-    )
-    _retrieval(page, runs.replicate, "compounds")
-    share, fit = _uniform(runs.replicate["noise"])
-    page.text(
-        f"Of noise, {share} of the compounds have p ≤ 0.05, and Kolmogorov and Smirnov's test against uniform p-values "
-        f"gives {fit}. Constant features score {runs.replicate['constant']['overall']['value']:.3f}, a random order "
-        f"{runs.replicate['constant']['expected']:.3f}."
-    )
-    _differences(page, runs.audits["replicate, corrected"])
-    page.text("`bench audit` of CellProfiler, uncorrected:")
-    _verdicts(page, runs.audits["replicate"])
-    page.section(
-        "The eight positive controls",
-        "Compounds on every plate of JUMP, by the same runs; intervals over 3 or 6 queries are rough. All "
-        f"{len(whole['groups'])} compounds are in `groups.csv` of the run.",
-    )
-    _controls(page, runs)
-    write_bytes(
-        images / "representations-controls.png", (Path(whole["folder"]) / "figures/bars.png").read_bytes()
-    )
-    page.picture("images/representations-controls.png", "mAP of the eight positive controls and mean of all")
-    _position(page, runs)
-    page.section(
-        "Compounds with a common target",
-        "`--preset matching`: the median of a compound's wells against those of compounds without the target; one answer a "
-        "target. Compounds that share a target stand in different wells, so `well` knows nothing here.",
-    )
-    _retrieval(page, runs.match, "targets")
-    _differences(page, runs.audits["match, corrected"])
-    page.text("`bench audit`:")
-    _verdicts(page, runs.audits["match"])
-    _relations(page, runs.relate)
-
-
-def _controls(page: Document, runs: PlateRuns) -> None:
-    columns = (SHOWN, f"{SHOWN}, sphere", f"{SHOWN}, tvn", "noise", "constant")
-    by_name = {
-        column: {group["group"]: group for group in runs.replicate[column]["groups"]} for column in columns
-    }
-    rows = []
-    for name in runs.replicate[SHOWN]["shown"]:
-        own = by_name[SHOWN][name]
-        others = [by_name[column][name]["precision"]["value"] for column in columns[1:]]
-        rows.append(
-            [name, own["precision"]["n"], between(own["precision"]), f"{own['q_value']:.2g}", *others]
-        )
-    page.table(["compound", "queries", f"{SHOWN}, mAP", "q", *columns[1:]], rows)
-
-
-def _position(page: Document, runs: PlateRuns) -> None:
-    page.section(
-        "How much of that is position",
-        "Every plate has the same map, so a replicate on another plate stands in the same well. Two measurements. First, "
-        "**negative controls alone**: 64 wells of DMSO a plate, the positive is the well at the same position of another "
-        "plate; what does not carry position scores a random order. Second, **compounds with two wells a plate**: the "
-        "same queries, against the controls, once with the replicates at the same position as positives and once with "
-        "those at the other; each has two positives, so a random order scores both alike.",
-    )
-    rows = []
-    for name in _MOVED:
-        alone, same, other = (runs.position[question, name] for question in ("controls", "same", "other"))
-        rows.append([
-            name, f"{between(alone['hits']['1'])} ({alone['expected_hits']['1']:.3f})",
-            f"{between(alone['overall'])} ({alone['expected']:.3f})",
-            f"{between(same['overall'])} ({same['expected']:.3f})",
-            f"{between(other['overall'])} ({other['expected']:.3f})",
-        ])  # fmt: skip
-    n = len(runs.position["same", SHOWN]["groups"])
-    page.table(
-        ["features", "controls: R@1", "controls: mAP", f"{n} compounds, same position", "other position"],
-        rows,
-    )
-    page.text("In parentheses a random order.")
-
-
-def _relations(page: Document, runs: dict[str, dict[str, Any]]) -> None:
-    page.section(
-        "Known relations",
-        "`bench relate`: pairs of compounds that share a target or a mechanism, recalled at both ends of the similarities "
-        "of all pairs (0.1: the 0.05 at either end; a random map recalls 0.1). Intervals resample compounds.",
-    )
-    keys = sorted({(r["source"], r["expected"]) for r in runs[SHOWN]["results"]})
-    rows = []
-    for name, one in runs.items():
-        by_key = {(r["source"], r["expected"]): r for r in one["results"]}
-        rows.append([name, *(between(by_key[key]["both"]) if key in by_key else None for key in keys)])
-    page.table(["features", *(f"{source}, {share:g}" for source, share in keys)], rows)
-    counts = {
-        r["source"]: f"{r['source']}: {r['n_pairs']} pairs of {r['n_entities']} compounds"
-        for r in runs[SHOWN]["results"]
-    }
-    page.text("; ".join(counts.values()) + ".")

@@ -8,7 +8,7 @@ import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,12 @@ class Steps:
         """Run commands by name, `study.jobs` at a time."""
         with ThreadPoolExecutor(self.study.jobs) as pool:
             waiting = {name: pool.submit(self.run, *arguments) for name, arguments in wanted.items()}
+            try:
+                for future in as_completed(waiting.values()):
+                    future.result()
+            except BaseException:  # what has begun is finished and kept, the rest would be in vain
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
             return {name: future.result() for name, future in waiting.items()}
 
 
@@ -119,7 +125,10 @@ def cells(study: Study, each: int) -> dict[str, int]:
     table = study.root / "tables" / "bbbc021.csv"
     table.parent.mkdir(parents=True, exist_ok=True)
     write_text(table, text.getvalue())
-    if not (study.dataset(CELLS) / "dataset.json").is_file():
+    record = study.dataset(CELLS) / "dataset.json"
+    if record.is_file() and sha256_file(table) not in record.read_text(encoding="utf-8"):
+        raise SystemExit(f"{record}: a dataset of other cells; take another --root")
+    if not record.is_file():
         images = ["--images", str(source / "crops.npz"), "--channels", "blue:DNA,green,red"]
         study.call("data", "compose", CELLS, "--table", str(table), *images)
     return {name: sum(row[4] == name for row in kept) for name in sorted({row[4] for row in kept})}

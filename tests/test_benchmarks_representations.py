@@ -110,6 +110,25 @@ def test_crops_are_drawn_from_every_well_of_every_plate(steps, study) -> None:
     assert all((row["treatment"] == "DMSO") == (row["well"] == "B02") for row in rows)
 
 
+def test_cells_of_another_table_are_not_taken_for_these(steps, study) -> None:
+    steps.cells(study, 4)
+    record = study.dataset("bbbc021") / "dataset.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(steps.sha256_file(study.root / "tables" / "bbbc021.csv"))
+    steps.cells(study, 4)
+    with pytest.raises(SystemExit, match="other cells"):
+        steps.cells(study, 3)
+
+
+def test_a_command_that_fails_ends_the_study(steps, study, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: str) -> tuple[int, dict[str, Any], str]:
+        raise SystemExit("refused")
+
+    monkeypatch.setattr(study, "call", refused)
+    with pytest.raises(SystemExit, match="refused"):
+        steps.Steps(study).all({i: ["bench", "audit", str(i)] for i in range(9)})
+
+
 def test_backbones_are_options_that_the_commands_have(steps, study) -> None:
     from emvfm.studies.localize.members import parse_backbone
     from tests.test_documentation import _problem

@@ -122,7 +122,8 @@ def group_bars(
         place.tick_params(axis="y", length=0)
         place.set_ylim(-0.6, len(rows) - 0.4)
         place.set_xlim(left=0)
-        place.set_xlabel(f"{measure}; red: random order; pale: q > {alpha:g}")
+        pale = f"; pale: q > {alpha:g}" if any(row.get("q") is not None for row in rows) else ""
+        place.set_xlabel(f"{measure}; red: random order{pale}")
         place.grid(axis="x")
         return png(figure)
 

@@ -70,7 +70,9 @@ def _set_apart(values: Mapping[str, Any]) -> list[str]:
     """Return the options of a backbone that its short name needs; files and devices do not tell it apart."""
     left_out = ("weights", "device", "precision", "tile", "tile_overlap")
     return [
-        key if value is True else f"{key} {value}" for key, value in values.items() if key not in left_out
+        key if value is True else f"{key} {value}"
+        for key, value in values.items()
+        if key not in left_out and value is not None
     ]
 
 
