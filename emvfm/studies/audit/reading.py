@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -251,8 +252,8 @@ def read_runs(
         raise UsageError("a run is named twice", where="audit", got=twice)
     for reference in references:
         name, colon, run = reference.partition(":")
-        called = bool(colon) and not Path(reference).exists()
-        if called and "," in run and not Path(run).exists():
+        called = bool(colon) and not os.path.exists(reference)  # noqa: PTH110  Path's raises where names are long
+        if called and "," in run and not os.path.exists(run):  # noqa: PTH110
             found.append(_folds([workspace.find_run(each) for each in run.split(",") if each], name, test))
             continue
         folder = workspace.find_run(run if called else reference)

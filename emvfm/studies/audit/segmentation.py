@@ -28,8 +28,9 @@ def evaluation_of(folder: Path, test: str | None) -> Path:
         There is none, or there are several and no name.
     """
     found = sorted((folder / "evaluation").glob("*-slices.csv"))
-    wanted = None if test is None else f"{file_name(test)}-slices.csv"
-    files = [file for file in found if wanted in (None, file.name)]
+    # A dataset stands for its test split, as in `emvfm eval`.
+    wanted = [] if test is None else [f"{file_name(name)}-slices.csv" for name in (test, f"{test}:test")]
+    files = [file for file in found if test is None or file.name in wanted]
     if len(files) != 1:
         known = ", ".join(file.name.removesuffix("-slices.csv") for file in found)
         raise MissingError(

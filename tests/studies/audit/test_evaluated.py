@@ -103,6 +103,11 @@ def test_folds_are_joined_slice_by_slice(finished: Evaluated) -> None:
     assert len(one.units) == sum(len(each.units) for each in alone)
 
 
+def test_many_folds_make_a_long_reference(finished: Evaluated) -> None:
+    with pytest.raises(EmvfmError, match="no such run"):
+        read_runs(finished.workspace, ["net:" + ",".join(f"run{i:0100d}" for i in range(5))])
+
+
 def test_folds_in_another_order_are_not_paired(finished: Evaluated) -> None:
     both = [
         ",".join(finished.name(model, f"fold{i}") for i in order)
@@ -158,8 +163,9 @@ def test_only_evaluated_trainings_are_joined(finished: Evaluated, tmp_path: Path
 
 def test_another_way_of_predicting_is_named_as_eval_names_it(finished: Evaluated, tmp_path: Path) -> None:
     folder = shutil.copytree(finished.workspace.runs / finished.name("vit", "fold0"), tmp_path / "run")
-    first = folder / "evaluation" / "fold0-slices.csv"
-    shutil.copyfile(first, first.with_name("fold0-tta-flips-slices.csv"))
+    first = folder / "evaluation" / "fold0-test-slices.csv"
+    shutil.copyfile(first, first.with_name("fold0-test-tta-flips-slices.csv"))
     with pytest.raises(EmvfmError, match="--test"):
         read_runs(finished.workspace, [str(folder)])
-    assert len(read_runs(finished.workspace, [str(folder)], test="fold0 (tta flips)")) == 1
+    for test in ("fold0", "fold0:test", "fold0:test (tta flips)"):
+        assert len(read_runs(finished.workspace, [str(folder)], test=test)) == 1
