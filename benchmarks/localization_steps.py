@@ -38,8 +38,6 @@ class Bench:
         Labels, groups and splits.
     ways
         Of channels; none where images have one.
-    seeds
-        How many untrained twins at most.
     sizes
         At which the first backbone is tested as well.
     audited
@@ -52,7 +50,6 @@ class Bench:
     ways: tuple[str, ...] = ()
     mapping: str = ""
     head: str = "logreg"
-    seeds: int = 3
     sizes: tuple[int, ...] = ()
     audited: bool = True
 
@@ -61,8 +58,7 @@ BENCHES = (
     Bench("bbbc013", ("--train-split", "train", "--test-split", "test"), 56,
           ("replicate", "map", "random-map", "mean"), "red=gfp,green=dna", sizes=(112,)),
     Bench("bbbc021", ("--labels", "concentration_uM", "--split-by", "plate", "--group", "Image_FileName_DAPI"), 70,
-          ("replicate", "map", "mean"), "red=cytoskeleton1,green=cytoskeleton2,blue=dna",
-          seeds=1),
+          ("replicate", "map", "mean"), "red=cytoskeleton1,green=cytoskeleton2,blue=dna"),
     Bench("hpa", ("--labels", "stain", "--group", "id"), 112),
     Bench("hpa-protein", ("--group", "id", "--label-map", "NAMES", "--min-count", "5", "--score", "macro_ap",
                           "--thresholds", "fixed"), 224, audited=False),
@@ -90,13 +86,13 @@ class Work:
         if not (self.study.dataset(name) / "dataset.json").is_file():
             self.study.call("data", "compose", name, *arguments)
 
-    def backbones(self, seeds: int) -> list[str]:
-        """Return the options of all members of a grid, with so many untrained twins at most."""
+    def backbones(self) -> list[str]:
+        """Return the options of all members of a grid."""
         weights = self.study.shared / "weights"
         names = [
             f"dinov2_vits14,weights={weights / WEIGHTS}",
             f"timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k,weights={weights / TINY}",
-            *(f"dinov2_vits14,untrained,init_seed={seed}" for seed in self.seeds[:seeds]),
+            *(f"dinov2_vits14,untrained,init_seed={seed}" for seed in self.seeds),
             PIXELS,
         ]
         return [part for name in names for part in ("--backbone", name)]
@@ -108,14 +104,14 @@ class Work:
         mapping = ["--map", bench.mapping] if bench.mapping else []
         return self.once(
             "bench", "localize", bench.name, *asked, "--head", bench.head, "--input-size", str(bench.size),
-            *self.backbones(bench.seeds), *ways, *mapping, "--against", PIXELS, "--panels", "0",
+            *self.backbones(), *ways, *mapping, "--against", PIXELS, "--panels", "0",
         )  # fmt: skip
 
     def resized(self, bench: Bench, size: int) -> dict[str, Any]:
         """Test the first backbone with channels joined and mapped, at another input size."""
         return self.once(
             "bench", "localize", bench.name, *bench.asked, "--head", bench.head, "--input-size", str(size),
-            *self.backbones(0)[:2], "--channels", "replicate", "--channels", "map", "--map", bench.mapping,
+            *self.backbones()[:2], "--channels", "replicate", "--channels", "map", "--map", bench.mapping,
             "--panels", "0",
         )  # fmt: skip
 

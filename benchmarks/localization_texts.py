@@ -50,8 +50,8 @@ TEXTS = {
         "BBBC021: a treatment, by plate",
         "MCF-7 cells with DNA and two cytoskeleton channels (Caie et al. 2010): DMSO and cycloheximide at 5, 15 and 50 "
         "µM, which are the classes 0.0 to 50.0. The three plates that have treatments, each left out in turn, so that "
-        "three folds are three plates; intervals over fields of view. Every eighth crop of the table and one untrained "
-        "twin, to keep this page within minutes of one core; crops of 68 px at 70 px a side. One plate has no 5 µM.",
+        "three folds are three plates; intervals over fields of view. Every eighth crop of the table, to keep this page "
+        "within minutes of one core; crops of 68 px at 70 px a side. One plate has no 5 µM.",
         "Treatment and well coincide on every plate, and brightness alone tells treated cells from untreated ones, less "
         "so one dose from the next: `pixel:all` is the number to beat, not chance. Which of channels 1 and 2 is which "
         "stain is uncertain, so `map` is one arbitrary arrangement of them. Cells of a field were drawn, fields of a plate "
