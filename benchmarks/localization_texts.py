@@ -114,7 +114,7 @@ CLOSING = (
         (
             "BBBC013 is 40 test cells of two wells, with one label a column of the plate: high scores do not say that a "
             "backbone reads where the protein is, and an interval over cells says nothing of other wells. The size at which "
-            "cells are shown moves a score by more than any way of channels, so no order of the ways follows."
+            "cells are shown moves a score by as much as a way of channels, so no order of the ways follows."
         ),
     ),
     (
