@@ -66,6 +66,8 @@ class FoldPredictions:
         ``(M, G)`` expression of the tested spots.
     trained_mean
         ``(G,)`` mean over training spots.
+    trained
+        ``(T, G)`` expression of the training spots.
     predicted
         By the name of the model; ``values`` are ``(M, G)``.
     """
@@ -74,6 +76,7 @@ class FoldPredictions:
     genes: Rows
     measured: Floats
     trained_mean: Floats
+    trained: Floats
     predicted: dict[str, Prediction] = field(default_factory=dict)
 
 
@@ -133,7 +136,7 @@ def cross_validate(
         y = np.asarray(known[:, genes], np.float64)
         mean = y.mean(axis=0)
         measured = np.asarray(table[np.ix_(fold.test, genes)], np.float64)
-        result = FoldPredictions(fold, genes, measured, mean)
+        result = FoldPredictions(fold, genes, measured, mean, y)
         inner = inner_folds(fold.train, labels.tolist(), blocks)
         for model in models:
             if model.features is None:

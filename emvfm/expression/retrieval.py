@@ -158,7 +158,7 @@ def score_retrieval(
         for fold, (_, _, place), weights in zip(folds, own, drawn, strict=True):
             found = match_expression(fold.predicted[name].values, fold.measured, fold.trained)
             table = np.stack([found.found, found.blind, found.best])
-            known = np.isfinite(table).all(axis=0)
+            known = np.asarray(np.isfinite(table).all(axis=0))
             undefined += int((~known).sum())
             sums = np.zeros((4, weights.shape[1]))
             for row, values in zip(sums, [*table, np.ones(len(known))], strict=True):

@@ -104,6 +104,23 @@ def test_a_planted_signal_is_found_and_said(folder: Path, call) -> None:
     assert len(predicted) == 105
 
 
+def test_the_nearest_spot_stands_between_any_spot_and_the_best(folder: Path, call) -> None:
+    words = ("st", "--backbone", "pixel:intensity", *_counts(folder), *FAST, "--preset", "hest-1nn", "--json")
+    result = call(*words)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    scores = {r["name"]: r for r in found["heads"][0]["retrieval"]}
+    own = scores[found["question"]]
+    assert own["blind"] < own["found"]["value"] <= own["best"]
+    assert 0 < own["share"]["value"] <= 1
+    assert "exchanged expression" in scores
+    assert any("of what retrieval could give" in line for line in found["remarks"])
+    with (Path(found["folder"]) / "retrieval.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["model"] for row in rows] == list(scores)
+    assert float(rows[0]["share"]) == own["share"]["value"]
+
+
 def test_a_network_comes_with_all_that_it_must_beat(folder: Path, call) -> None:
     words = (
         "st",

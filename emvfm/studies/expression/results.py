@@ -68,6 +68,28 @@ def _genes_csv(study: Study) -> str:
     return _csv(names, ([e.head.name, *row.values()] for e in study.heads for row in e.scores.genes))
 
 
+def _retrieval_csv(study: Study) -> str:
+    names = [
+        "head",
+        "model",
+        "found",
+        "low",
+        "high",
+        "blind",
+        "best",
+        "share",
+        "share_low",
+        "share_high",
+        "undefined",
+    ]
+    rows = [
+        [each.head.name, r.name, r.found.value, r.found.low, r.found.high, r.blind, r.best, r.share.value, r.share.low,
+         r.share.high, r.undefined]
+        for each in study.heads for r in each.retrieval
+    ]  # fmt: skip
+    return _csv(names, rows)
+
+
 def _ids(study: Study) -> list[str]:
     """Return a name for each spot: that of its sample, else its section and its own."""
     facts = study.spots.facts
@@ -116,6 +138,8 @@ def files_of(study: Study) -> dict[str, bytes | str]:
         "genes.csv": _genes_csv(study),
         **_predictions(study),
     }
+    if any(each.retrieval for each in study.heads):
+        files["retrieval.csv"] = _retrieval_csv(study)
     folds = [fold.name for fold in study.folds]
     panels = [{"title": e.head.name, "models": [_drawn(m) for m in e.scores.models]} for e in study.heads]
     files["figures/models.png"] = model_scores(
@@ -238,6 +262,12 @@ def _said_of_head(study: Study, each: HeadScores) -> list[str]:
                 f"{each.head.name}, {m.name}: {m.undefined} of {m.correlations} correlations are undefined, as the "
                 "prediction or the expression does not vary; they count in no mean"
             )
+    said += [
+        f"{each.head.name}, {r.name}: a spot and its nearest training spot correlate at {r.found.value:.3f} over genes; "
+        f"any spot at {r.blind:.3f}, the best at {r.best:.3f}: {r.share.value:.1%} of what retrieval could give"
+        for r in each.retrieval
+        if r.name == study.question.name
+    ]
     ends = [m.name for m in each.scores.models if any(c.get("at_end") for c in m.chosen)]
     if ends:
         said.append(f"{each.head.name}: a penalty at the end of its range was chosen for {', '.join(ends)}")

@@ -18,6 +18,7 @@ from emvfm.expression.dependence import Reach, residual_reach
 from emvfm.expression.folds import Fold, block_folds, leave_one_out, pitch, spatial_blocks
 from emvfm.expression.genes import named_genes, variable_genes
 from emvfm.expression.regressors import HEADS, PRESETS, Head
+from emvfm.expression.retrieval import RetrievalScore, score_retrieval
 from emvfm.expression.scores import Scores, score_models, verdict
 from emvfm.segmentation.comparison import holm
 from emvfm.studies.expression.features import models_of
@@ -33,12 +34,13 @@ __all__ = ["HeadScores", "Study", "independent_units", "protocol", "run_study", 
 
 @dataclass(frozen=True)
 class HeadScores:
-    """All models with one head."""
+    """All models with one head; ``1nn`` also as retrieval."""
 
     head: Head
     scores: Scores
     folds: tuple[FoldPredictions, ...]
     reach: Reach
+    retrieval: tuple[RetrievalScore, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Study:
                     "models": [score.to_json() for score in each.scores.models],
                     "differences": [difference.to_json() for difference in each.scores.differences],
                     "residuals": asdict(each.reach),
+                    "retrieval": [score.to_json() for score in each.retrieval],
                 }
                 for each in self.heads
             ],
@@ -243,7 +246,14 @@ def run_study(
             level=options.level, seed=options.seed,
         )  # fmt: skip
         reach = residual_reach(predicted, models[0].name, spots.x, spots.y, spots.sections, unit)
-        found.append(HeadScores(head, _corrected(scores, models), predicted, reach))
+        retrieval: tuple[RetrievalScore, ...] = ()
+        if head.name == "1nn":
+            names = [model.name for model in models if model.features is not None]
+            retrieval = score_retrieval(
+                names, predicted, spots.sections, blocks, samples=options.samples, level=options.level,
+                seed=options.seed,
+            )  # fmt: skip
+        found.append(HeadScores(head, _corrected(scores, models), predicted, reach, retrieval))
     return Study(spots, options, tuple(models), folds, blocks, unit, group, tuple(found))
 
 
