@@ -60,6 +60,8 @@ class Canvas:
 
     Raises
     ------
+    UsageError
+        Other channels than the preprocessing knows.
     CorruptError
         Values that are not finite.
     """
@@ -67,6 +69,7 @@ class Canvas:
     def __init__(
         self, image: Rows, preprocess: Preprocess, window: tuple[float, float] | Scaling | None = None
     ) -> None:
+        preprocess.check_channels(image.shape)
         self._image, self._preprocess = image, preprocess
         self._size = (image.shape[0], image.shape[1])
         self.scaled, self.grid = preprocess.scaled(self._size), preprocess.grid(self._size)

@@ -386,11 +386,23 @@ class Preprocess:
             Values that are not finite.
         """
         _check(image, named=True)
-        self._check_channels(image)
+        self.check_channels(image.shape)
         return scale_of(image, self.scaling)
 
-    def _check_channels(self, image: np.ndarray) -> None:
-        count = 1 if image.ndim == 2 else image.shape[2]
+    def check_channels(self, shape: tuple[int, ...]) -> None:
+        """Go on only with as many channels as the plan or the backbone has.
+
+        Parameters
+        ----------
+        shape
+            ``(H, W)`` or ``(H, W, C)``.
+
+        Raises
+        ------
+        UsageError
+            There are others.
+        """
+        count = 1 if len(shape) == 2 else shape[2]
         slots = len(self.mean)
         if self.channels is not None and count != self.channels.count:
             raise UsageError("not the channels of the plan", got=count, expected=self.channels.count)
@@ -435,7 +447,7 @@ class Preprocess:
         """
         if self.plain:
             _check(image)
-            self._check_channels(image)
+            self.check_channels(image.shape)
             window = intensity_window(image)
             planes = unit_planes(self.view(image), window)
         else:
