@@ -110,9 +110,9 @@ def _retrieval(page: Document, found: dict[str, Any]) -> None:
 
 
 def write(study: Study, page: Path, *, reduced: bool = False) -> None:
-    """Run everything, or one backbone with one untrained twin, and write the page."""
+    """Run everything, or the smaller backbone alone, and write the page."""
     _compose(study)
-    seeds = SEEDS[:1] + (("1",) if reduced else SEEDS[1:])
+    seeds = SEEDS
     backbones = _backbones(study.shared)
     if reduced:
         backbones = dict(list(backbones.items())[:1])
@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shared", type=Path, required=True, help="folder with data/ and weights/")
     parser.add_argument("--root", type=Path, default=Path("emvfm-workspace"))
     parser.add_argument("--page", type=Path, default=Path("docs/results-expression.md"))
-    parser.add_argument("--reduced", action="store_true", help="one backbone, one untrained twin")
+    parser.add_argument("--reduced", action="store_true", help="the smaller backbone alone")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no command after so many")
     given = parser.parse_args(arguments)
     study = StudyInParts(given.shared.resolve(), given.root.resolve(), 1, {}, minutes=given.minutes)
