@@ -9,6 +9,7 @@ libraries, which is why coordinates, parameters and versions are stored.
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
@@ -99,6 +100,14 @@ def _package(method: Method) -> Any:
         raise _absent(method) from None
 
 
+def _threads_kept() -> AbstractContextManager[Any]:
+    """Return what puts the number of OpenMP's threads back: numba, below UMAP, sets that of the whole process."""
+    from threadpoolctl import threadpool_limits
+
+    limits: AbstractContextManager[Any] = threadpool_limits()  # limits nothing, and restores what it found
+    return limits
+
+
 def _umap(rows: Floats, neighbours: int, min_dist: float, seed: int) -> tuple[Floats, dict[str, Any]]:
     library = _package("umap")
     parameters = {
@@ -183,11 +192,12 @@ def neighbour_map(
         raise UsageError("too few embeddings for a map", got=values.shape, expected="(n, k) with n >= 4")
     if not np.isfinite(values).all():
         raise UsageError("embeddings are not finite")
-    if method == "umap":
-        found, parameters = _umap(values, neighbours, min_dist, seed)
-    elif method == "tsne":
-        found, parameters = _tsne(values, perplexity, seed)
-    else:
-        found, parameters = _pacmap(values, neighbours, seed)
+    with _threads_kept():
+        if method == "umap":
+            found, parameters = _umap(values, neighbours, min_dist, seed)
+        elif method == "tsne":
+            found, parameters = _tsne(values, perplexity, seed)
+        else:
+            found, parameters = _pacmap(values, neighbours, seed)
     name = _PACKAGES[method][1]
     return NeighbourMap(np.asarray(found, np.float64), method, parameters, f"{name} {version(name)}", seed)

@@ -39,6 +39,18 @@ def test_groups_stay_together_and_a_seed_repeats(method: Method) -> None:
     assert record["library"].split()[1][0].isdigit()
 
 
+def test_other_libraries_keep_their_threads() -> None:
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            neighbour_map(_groups()[0][:30])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_few_rows_do() -> None:
     require_package("umap")
     assert neighbour_map(_groups()[0][:5]).coordinates.shape == (5, 2)
