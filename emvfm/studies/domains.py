@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emvfm.config import dump_yaml, to_dict
+from emvfm.config import to_dict
 from emvfm.datasets.catalog import open_dataset
 from emvfm.datasets.manifest import Dataset
 from emvfm.errors import UsageError
@@ -18,7 +18,8 @@ from emvfm.provenance import digest, environment
 from emvfm.segmentation.metrics import block_labels
 from emvfm.store.view import Embeddings
 from emvfm.studies.options import DomainOptions
-from emvfm.workspace import Workspace, atomic_folder, write_bytes, write_json, write_text
+from emvfm.studies.result_folder import write_results
+from emvfm.workspace import Workspace
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -152,21 +153,12 @@ def write_domain_run(
     digests = {domain.name: domain.dataset.digest for domain in domains}
     identity = digest([domains[0].embeddings.key, to_dict(options), digests])
     folder = workspace.runs / f"domain-{command}-{identity[:10]}"
-    with atomic_folder(folder, replace=True) as temporary:
-        write_text(temporary / "config.yaml", dump_yaml(to_dict(options)))
-        write_json(temporary / "metrics.json", {"backbone": domains[0].embeddings.label, **metrics})
-        provenance = {
-            "identity": identity,
-            "store": domains[0].embeddings.key,
-            "datasets": digests,
-            "environment": environment(),
-        }
-        write_json(temporary / "provenance.json", provenance)
-        for name, content in files.items():
-            path = temporary / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, str):
-                write_text(path, content)
-            else:
-                write_bytes(path, content)
-    return folder
+    provenance = {
+        "identity": identity,
+        "store": domains[0].embeddings.key,
+        "datasets": digests,
+        "environment": environment(),
+    }
+    return write_results(
+        folder, options, {"backbone": domains[0].embeddings.label, **metrics}, provenance, files
+    )

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from emvfm.cli.bench.run import finish
+from emvfm.cli.bench.run import JoinedProfiles, finish
 from emvfm.cli.command import Call, command
-from emvfm.cli.completion import complete_dataset
 from emvfm.studies.bench.options import PANELS, EnrichOptions
 
 __all__ = ["enrich", "register"]
@@ -17,12 +14,7 @@ __all__ = ["enrich", "register"]
 def enrich(
     call: Call,
     config: EnrichOptions,
-    profiles: Annotated[
-        list[str],
-        typer.Argument(
-            help="Datasets or tables of features (.csv, .tsv, .npz), joined.", autocompletion=complete_dataset
-        ),
-    ],
+    profiles: JoinedProfiles,
 ) -> None:
     """Odds ratios of related rows among the nearest of every row."""
     from emvfm.studies.bench.enrichment import study_enrichment

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from emvfm.cli.bench.run import finish
+from emvfm.cli.bench.run import AlignedProfiles, finish
 from emvfm.cli.command import Call, command
-from emvfm.cli.completion import complete_dataset
 from emvfm.studies.bench.options import PANELS, GeometryOptions
 
 __all__ = ["geometry", "register"]
@@ -17,13 +14,7 @@ __all__ = ["geometry", "register"]
 def geometry(
     call: Call,
     config: GeometryOptions,
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            help="A dataset, or tables of features (.csv, .tsv, .npz) of the same rows.",
-            autocompletion=complete_dataset,
-        ),
-    ],
+    sources: AlignedProfiles,
 ) -> None:
     """Participation ratio, RankMe, intrinsic dimension, uniformity and alignment, with intervals."""
     from emvfm.studies.bench.geometry import study_geometry

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from emvfm.cli.bench.run import finish
+from emvfm.cli.bench.run import AlignedProfiles, finish
 from emvfm.cli.command import Call, command
-from emvfm.cli.completion import complete_dataset
 from emvfm.studies.localize.options import PANELS, LocalizeOptions
 
 __all__ = ["localize", "register"]
@@ -17,13 +14,7 @@ __all__ = ["localize", "register"]
 def localize(
     call: Call,
     config: LocalizeOptions,
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            help="A dataset, or tables of features (.csv, .tsv, .npz) of the same rows.",
-            autocompletion=complete_dataset,
-        ),
-    ],
+    sources: AlignedProfiles,
 ) -> None:
     """Predict labels such as protein localisation from embeddings; whole proteins are kept apart."""
     from rich.markup import escape

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from emvfm.cli.bench.run import finish
+from emvfm.cli.bench.run import JoinedProfiles, finish
 from emvfm.cli.command import Call, command
-from emvfm.cli.completion import complete_dataset
 from emvfm.studies.bench.options import PANELS, RelateOptions
 
 __all__ = ["register", "relate"]
@@ -17,12 +14,7 @@ __all__ = ["register", "relate"]
 def relate(
     call: Call,
     config: RelateOptions,
-    profiles: Annotated[
-        list[str],
-        typer.Argument(
-            help="Datasets or tables of features (.csv, .tsv, .npz), joined.", autocompletion=complete_dataset
-        ),
-    ],
+    profiles: JoinedProfiles,
 ) -> None:
     """Recall of known pairs of entities at both ends of the distribution of similarity, by source."""
     from emvfm.provenance import sha256_file

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from emvfm.cli.bench.run import finish
+from emvfm.cli.bench.run import JoinedProfiles, finish
 from emvfm.cli.command import Call, command
-from emvfm.cli.completion import complete_dataset
 from emvfm.studies.bench.options import PANELS, RetrieveOptions
 
 __all__ = ["register", "retrieve"]
@@ -17,12 +14,7 @@ __all__ = ["register", "retrieve"]
 def retrieve(
     call: Call,
     config: RetrieveOptions,
-    profiles: Annotated[
-        list[str],
-        typer.Argument(
-            help="Datasets or tables of features (.csv, .tsv, .npz), joined.", autocompletion=complete_dataset
-        ),
-    ],
+    profiles: JoinedProfiles,
 ) -> None:
     """Average precision of finding the like of every row, by group, against random orders."""
     from emvfm.studies.bench.preparation import prepared

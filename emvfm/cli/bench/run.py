@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from emvfm.cli.completion import complete_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from emvfm.cli.command import Call
 
-__all__ = ["finish"]
+__all__ = ["AlignedProfiles", "JoinedProfiles", "finish"]
+
+JoinedProfiles = Annotated[
+    list[str],
+    typer.Argument(
+        help="Datasets or tables of features (.csv, .tsv, .npz), joined.", autocompletion=complete_dataset
+    ),
+]
+AlignedProfiles = Annotated[
+    list[str],
+    typer.Argument(
+        help="A dataset, or tables of features (.csv, .tsv, .npz) of the same rows.",
+        autocompletion=complete_dataset,
+    ),
+]
 
 
 def finish(
@@ -43,24 +61,14 @@ def finish(
     """
     from rich.markup import escape
 
-    from emvfm.config import dump_yaml, to_dict
+    from emvfm.config import to_dict
     from emvfm.provenance import digest, environment
-    from emvfm.workspace import atomic_folder, write_bytes, write_json, write_text
+    from emvfm.studies.result_folder import write_results
 
     identity = digest([command, to_dict(config), dict(sources)])
     folder = call.workspace.runs / f"bench-{command}-{identity[:10]}"
-    with atomic_folder(folder, replace=True) as temporary:
-        write_text(temporary / "config.yaml", dump_yaml(to_dict(config)))
-        write_json(temporary / "metrics.json", dict(record))
-        provenance = {"identity": identity, "sources": dict(sources), "environment": environment()}
-        write_json(temporary / "provenance.json", provenance)
-        for name, content in files.items():
-            path = temporary / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, str):
-                write_text(path, content)
-            else:
-                write_bytes(path, content)
+    provenance = {"identity": identity, "sources": dict(sources), "environment": environment()}
+    write_results(folder, config, record, provenance, files)
     last = "; ".join(filter(None, [detail, str(folder)]))
     call.result({"folder": str(folder), **record}, *lines, f"[dim]{escape(last)}[/]")
     return folder
