@@ -22,7 +22,10 @@ COMMAND = "nox -s representations -- --shared FOLDER"
 
 def _plates_show(runs: PlateRuns) -> list[str]:
     whole, targets = runs.replicate[SHOWN], runs.match[SHOWN]
-    sphere, unseen = runs.replicate[f"{SHOWN}, sphere"]["overall"]["value"], runs.unseen
+    sphere, center, coral = (
+        runs.replicate[f"{SHOWN}, {name}"]["overall"]["value"] for name in ("sphere", "center", "coral")
+    )
+    unseen = runs.unseen
     alone, same, other = (runs.position[question, SHOWN] for question in ("controls", "same", "other"))
     well = runs.replicate["well"]["overall"]["value"]
     return [
@@ -42,9 +45,10 @@ def _plates_show(runs: PlateRuns) -> list[str]:
             "**A gain by whitening can come from the controls.** Sphering lifts mAP from "
             f"{whole['overall']['value']:.3f} to "
             f"{sphere:.3f}; against controls that it was not fitted on, {unseen['none']['overall']['value']:.3f} becomes "
-            f"{unseen['others']['overall']['value']:.3f}. tvn and pca-cs are "
+            f"{unseen['others']['overall']['value']:.3f}. The other corrections are "
             "fitted on the same controls and were not put to this test, nor was sphering with another "
-            "`--eps` or `--shrinkage`."
+            "`--eps` or `--shrinkage`. Taking off the mean of the controls, and no more (center), gives "
+            f"{center:.3f}, and coral {coral:.3f}: these features had been normalised to the same controls before."
         ),
         (
             f"**Targets are found a little**: {targets['overall']['value']:.3f} where a random order has "

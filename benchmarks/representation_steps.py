@@ -22,7 +22,7 @@ from emvfm.workspace import write_bytes, write_json, write_text
 __all__ = ["BASELINES", "CORRECTIONS", "Steps", "cell_backbones", "cells", "plate_baselines", "plates"]
 
 TINY = "vit_tiny_patch16_224_augreg_in21k_ft_in1k_fp16.safetensors"
-CORRECTIONS = ("none", "sphere", "tvn", "pca-cs", "combat")
+CORRECTIONS = ("none", "center", "sphere", "tvn", "pca-cs", "coral", "combat")
 BASELINES = ("noise", "constant", "well", "row and column")
 PLATES = ("BR00117010", "BR00117012", "BR00117024")
 CELLS = "bbbc021"
