@@ -2,6 +2,14 @@
 
 Rows of one protein are nearly one sample, so what is drawn is a protein with all its rows. The heads are not
 trained again: intervals speak of other proteins, not of other trainings.
+
+Resamples of a macro score are off centre: a fold in which a protein is drawn twice and another not at all has
+rarer classes without a positive row, and F1 is no linear function of counts. So the mean of the resamples differs
+from the estimate by their bias (Efron & Tibshirani 1993, chapter 10), and both ends of the percentile interval are
+moved back by it. What is covered is the score to expect of other proteins, **as many in as many folds**; not that of
+endlessly many, from which small folds differ by a bias of their own that no resample shows. In simulations
+(tests/localization/test_coverage.py) plain percentiles cover it in 71 % of cases with 17 partly rare classes and 150
+proteins, Efron's bias-corrected ones likewise, basic ones in 69 %, moved ones in 95 %.
 """
 
 from __future__ import annotations
@@ -120,6 +128,8 @@ class Interval:
         Of a difference: two-sided, the share of replicates on the other side of nought; None otherwise.
     n, n_groups
         Units scored, and proteins they come from.
+    bias
+        By how much the mean of the resamples exceeds `value`; `low` and `high` are moved back by it.
     """
 
     metric: str
@@ -132,6 +142,7 @@ class Interval:
     n_groups: int
     seed: int
     protocol: str
+    bias: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as strict JSON types, NaN as None."""
@@ -210,7 +221,7 @@ def _draws(n_groups: int, samples: int, level: float, seed: int) -> NDArray[np.i
 def mean_interval(
     found: Predictions, metric: str, *, samples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Estimate the mean over folds of a score, with a percentile interval over proteins.
+    """Estimate the mean over folds of a score, with a centred percentile interval over proteins.
 
     Raises
     ------
@@ -221,7 +232,7 @@ def mean_interval(
     n_groups = int(found.group.max()) + 1
     draws = _draws(n_groups, samples, level, seed)
     replicates = _replicates(found, metric, draws)
-    return _interval(metric, math.nan if mean is None else mean, replicates, level, seed, found, None)
+    return _interval(metric, math.nan if mean is None else mean, replicates, level, seed, found)
 
 
 def difference_interval(
@@ -249,12 +260,7 @@ def difference_interval(
     value = math.nan if means[0] is None or means[1] is None else means[0] - means[1]
     draws = _draws(int(first.group.max()) + 1, samples, level, seed)
     replicates = _replicates(first, metric, draws) - _replicates(second, metric, draws)
-    kept = replicates[np.isfinite(replicates)]
-    p_value = None
-    if len(kept):
-        tail = min((kept <= 0).sum(), (kept >= 0).sum())
-        p_value = min(1.0, 2 * (1 + int(tail)) / (1 + len(kept)))
-    return _interval(metric, value, replicates, level, seed, first, p_value)
+    return _interval(metric, value, replicates, level, seed, first, difference=True)
 
 
 def _interval(
@@ -264,14 +270,23 @@ def _interval(
     level: float,
     seed: int,
     found: Predictions,
-    p_value: float | None,
+    *,
+    difference: bool = False,
 ) -> Interval:
     n, n_groups = len(found.group), len(np.unique(found.group))
     kept = replicates[np.isfinite(replicates)]
-    if n_groups < 2 or not len(kept):
-        why = "a single group" if n_groups < 2 else "undefined on every resample"
+    if n_groups < 2 or not len(kept) or math.isnan(value):
+        why = "a single group" if n_groups < 2 else "undefined" + " on every resample" * (not len(kept))
         return Interval(metric, value, None, None, None, level, n, n_groups, seed, f"no interval: {why}")
-    low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
+    bias = float(kept.mean()) - value
+    centred = kept - bias
+    most = math.inf if metric == "coverage_error" else 1.0
+    low, high = np.quantile(centred, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.clip((low, high), -most if difference else 0.0, most)
+    p_value = None
+    if difference:
+        tail = min((centred <= 0).sum(), (centred >= 0).sum())
+        p_value = min(1.0, 2 * (1 + int(tail)) / (1 + len(kept)))
     over = "one split" if found.folds == 1 else f"mean over {found.folds} folds"
-    protocol = f"{over}; percentile bootstrap of {n_groups} groups, {len(kept)} resamples"
-    return Interval(metric, value, float(low), float(high), p_value, level, n, n_groups, seed, protocol)
+    protocol = f"{over}; percentile bootstrap of {n_groups} groups, {len(kept)} resamples, centred on the estimate"
+    return Interval(metric, value, float(low), float(high), p_value, level, n, n_groups, seed, protocol, bias)

@@ -110,7 +110,9 @@ def test_intervals_over_proteins_are_those_of_a_loop(metric, proteins) -> None:
         rows = np.concatenate([np.repeat(np.flatnonzero(found.group == g), n) for g, n in enumerate(draw)])
         parts = {f: getattr(found, f)[rows] for f in ("labels", "scores", "decided", "group", "fold", "unit")}
         replicates.append(fold_values(type(found)(**parts), metric).mean)
-    assert (estimate.low, estimate.high) == pytest.approx(np.quantile(replicates, [0.025, 0.975]), abs=1e-12)
+    ends = np.quantile(replicates, [0.025, 0.975]) + estimate.value - np.mean(replicates)
+    assert (estimate.low, estimate.high) == pytest.approx(np.clip(ends, 0, 1), abs=1e-12)
+    assert estimate.bias == pytest.approx(np.mean(replicates) - estimate.value, abs=1e-12)
     assert estimate.low <= estimate.value <= estimate.high
     assert (estimate.n, estimate.n_groups, estimate.seed) == (3 * proteins, proteins, 3)
     none = difference_interval(found, found, metric, samples=20)
