@@ -140,6 +140,13 @@ def retrieval_speed(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def localization_speed(session: nox.Session) -> None:
+    """Write docs/performance-localization.md from benchmarks on this machine."""
+    prepare(session)
+    run(session, "python", "-m", "benchmarks.localization", *session.posargs)
+
+
+@nox.session(default=False)
 def segmentation_speed(session: nox.Session) -> None:
     """Write docs/performance-segmentation.md from benchmarks on this machine."""
     prepare(session)

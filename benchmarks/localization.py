@@ -1,6 +1,6 @@
 """docs/performance-localization.md: cross-validated heads beside a bare PyTorch loop and scikit-learn alone.
 
-``python -m benchmarks.localization`` needs nothing but emvfm; ``--rows 10000`` is a small run. Embeddings are drawn
+``nox -s localization_speed`` needs nothing but emvfm; ``-- --rows 10000`` is a small run. Embeddings are drawn
 with labels of 17 classes that they partly show; the same rows, folds, epochs and solver for both of a pair.
 """
 
@@ -28,7 +28,7 @@ from emvfm.localization.simulation import simulate_embeddings
 
 __all__ = ["Material", "logreg_beside_scikit_learn", "make_material", "mlp_beside_a_bare_loop"]
 
-COMMAND = "python -m benchmarks.localization"
+COMMAND = "nox -s localization_speed"
 
 
 @dataclass(frozen=True)
