@@ -12,6 +12,7 @@ from torch import Tensor
 
 from emvfm.backbones.backbone import Backbone, Tokens
 from emvfm.backbones.channels import Join
+from emvfm.backbones.memory import out_of_memory
 
 __all__ = ["Forward", "Outputs"]
 
@@ -35,10 +36,6 @@ class Outputs:
     def numpy(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return `patches`, `cls` and `mean` in main memory."""
         return self.patches.cpu().numpy(), self.cls.cpu().numpy(), self.mean.cpu().numpy()
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "out of memory" in str(error).lower()
 
 
 class Forward:
@@ -82,7 +79,7 @@ class Forward:
             try:
                 outputs.append(self._compute(np.stack(pixels[part]), np.stack(valid[part]), dtype))
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error) or self.batch_size == 1:
+                if not out_of_memory(error) or self.batch_size == 1:
                     raise
                 self.batch_size = max(1, self.batch_size // 2)
                 gc.collect()

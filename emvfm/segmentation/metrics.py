@@ -18,7 +18,6 @@ __all__ = [
     "block_labels",
     "bootstrap_pooled",
     "count",
-    "mean_per_image",
     "pooled",
     "scores",
 ]
@@ -90,17 +89,6 @@ def count(
 def pooled(counts: Sequence[Counts]) -> Counts:
     """Add up the counts of several images; none give zeros."""
     return sum(counts, start=Counts())
-
-
-def mean_per_image(counts: Sequence[Counts], *, statistic: Statistic = "iou") -> float:
-    """Average IoU or Dice over images, each image weighing the same.
-
-    Raises
-    ------
-    UsageError
-        Without images, or for an unknown statistic.
-    """
-    return float(np.mean(scores(_table(counts), _known(statistic))))
 
 
 def bootstrap_pooled(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emvfm.backbones.canvas import Canvas
+from emvfm.backbones.memory import out_of_memory
 from emvfm.backbones.preprocess import Preprocess
 from emvfm.errors import EmvfmError, RefusedError, UsageError
 from emvfm.segmentation.augmentation import all_dihedral
@@ -78,12 +79,6 @@ class Answer:
     embedding: Floats | None
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        text in str(error).lower() for text in ("out of memory", "can't allocate memory")
-    )
-
-
 class Windows:
     """Runs a model over windows of one size, in batches that shrink for good when memory ends.
 
@@ -118,7 +113,7 @@ class Windows:
             try:
                 answers = self._compute(torch.from_numpy(np.stack([make() for make in part])))
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 if self.batch_size == 1:
                     raise EmvfmError("out of memory in a single window", todo="lower --tile") from None

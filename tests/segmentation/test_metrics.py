@@ -20,7 +20,6 @@ from emvfm.segmentation.metrics import (
     block_labels,
     bootstrap_pooled,
     count,
-    mean_per_image,
     pooled,
 )
 
@@ -75,13 +74,6 @@ def test_pooling_equals_scoring_all_pixels_at_once() -> None:
     each = [count(p, t) for p, t in zip(prediction, truth, strict=True)]
     assert pooled(each) == count(prediction.reshape(-1, 8), truth.reshape(-1, 8))
     assert pooled([]) == Counts()
-
-
-def test_the_mean_per_image_weighs_images_equally_and_differs_from_pooling() -> None:
-    counts = [Counts(900, 100, 0, 0), Counts(1, 0, 9, 0)]
-    assert mean_per_image(counts) == pytest.approx((0.9 + 0.1) / 2)
-    assert mean_per_image(counts, statistic="dice") == pytest.approx(np.mean([c.dice for c in counts]))
-    assert pooled(counts).iou == pytest.approx(901 / 1010)
 
 
 def test_blocks_are_consecutive_nearly_equal_and_stay_in_their_volume() -> None:
@@ -196,9 +188,9 @@ def test_misuse_is_a_usage_error() -> None:
         with pytest.raises(UsageError):
             count(*wrong)
     with pytest.raises(UsageError, match="no images"):
-        mean_per_image([])
+        bootstrap_pooled([], [])
     with pytest.raises(UsageError, match="unknown statistic"):
-        mean_per_image([Counts()], statistic="f2")  # type: ignore[arg-type]
+        bootstrap_pooled([Counts()], [0], statistic="f2")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="one block per slice"):
         bootstrap_pooled([Counts()], [0, 1])
     with pytest.raises(UsageError, match="level"):
