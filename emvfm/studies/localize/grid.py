@@ -35,8 +35,8 @@ class MemberRun:
 
     Attributes
     ----------
-    label, digest
-        Honest name of what made the profiles, and their identity.
+    label, backbone, digest
+        Honest name of what made the profiles, with and without layer and pooling, and their identity.
     width
         Features a row.
     interval
@@ -47,6 +47,7 @@ class MemberRun:
 
     member: Member
     label: str
+    backbone: str
     digest: str
     width: int
     run: CrossValidation
@@ -190,7 +191,9 @@ def _one(
             level=config.coverage,
         )
     interval = run.interval(config.score, samples=config.samples, level=config.coverage)
-    found = MemberRun(member, profiles.label, profiles.digest, features.shape[1], run, interval, leak, ())
+    found = MemberRun(
+        member, profiles.label, profiles.backbone, profiles.digest, features.shape[1], run, interval, leak, ()
+    )
     return replace(found, efficiency=_efficiency(features, task, head, protocol, config, found, device))
 
 

@@ -15,6 +15,7 @@ from emvfm.datasets.manifest import Dataset, Sample
 from emvfm.localization.predictions import Predictions
 from emvfm.report.localization_panels import composite, image_panels
 from emvfm.studies.localize.grid import Localization, MemberRun
+from emvfm.studies.localize.titles import run_titles
 from emvfm.studies.profile_tables import is_table
 from emvfm.workspace import Workspace
 
@@ -108,4 +109,5 @@ def panels(found: Localization, workspace: Workspace, n: int, seed: int = 0) -> 
     where = (
         f"fold {fold + 1} of {found.task.folds.k}, the best" if found.task.folds.k > 1 else "the test rows"
     )
-    return image_panels(items, f"{run.name}: {where}; half right, half wrong where there are so many")
+    title = next(name for name, one in zip(run_titles(found.runs), found.runs, strict=True) if one is run)
+    return image_panels(items, f"{title}: {where}; half right, half wrong where there are so many")

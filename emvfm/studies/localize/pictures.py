@@ -16,6 +16,7 @@ from emvfm.report.localization_figures import (
 )
 from emvfm.studies.localize.grid import Localization, MemberRun
 from emvfm.studies.localize.results import TITLES, class_rows
+from emvfm.studies.localize.titles import backbone_titles, run_titles
 
 __all__ = ["pictures", "reliability"]
 
@@ -43,7 +44,7 @@ def reliability(labels: np.ndarray, scores: np.ndarray, bins: int = _BINS) -> di
 def _bars(found: Localization) -> bytes:
     single = found.task.folds.k == 1
     rows = []
-    for run in found.runs:
+    for run, title in zip(found.runs, backbone_titles(found.runs), strict=True):
         mean = run.run.mean(found.score)
         value = 0.0 if mean.mean is None else mean.mean
         low, high = run.interval.low, run.interval.high
@@ -51,7 +52,7 @@ def _bars(found: Localization) -> bytes:
             low, high = value - mean.std_ddof0, value + mean.std_ddof0
         folds = [] if single else [v for v in mean.values if v is not None]
         rows.append(
-            {"backbone": run.member.backbone or run.name, "channels": run.member.channels, "value": value,
+            {"backbone": title, "channels": run.member.channels, "value": value,
              "low": low, "high": high, "folds": folds}
         )  # fmt: skip
     spread = (
@@ -62,10 +63,10 @@ def _bars(found: Localization) -> bytes:
     return score_bars(rows, TITLES[found.score], spread)
 
 
-def _curve(run: MemberRun) -> dict[str, Any]:
+def _curve(run: MemberRun, title: str) -> dict[str, Any]:
     predictions = run.run.predictions
     return {
-        "label": run.name,
+        "label": title,
         "error": run.run.pooled.calibration_error,
         **reliability(predictions.labels, predictions.scores),
     }
@@ -73,12 +74,12 @@ def _curve(run: MemberRun) -> dict[str, Any]:
 
 def _efficiency(found: Localization) -> bytes | None:
     curves = []
-    for run in found.runs:
+    for run, title in zip(found.runs, run_titles(found.runs), strict=True):
         points = [p for p in run.efficiency if p.mean is not None and p.mean.mean is not None]
         if points:
             ends = [(p.interval.low, p.interval.high) if p.interval else (None, None) for p in points]
             curves.append(
-                {"label": run.name, "groups": [p.groups for p in points],
+                {"label": title, "groups": [p.groups for p in points],
                  "values": [p.mean.mean if p.mean else None for p in points],
                  "low": [e[0] for e in ends], "high": [e[1] for e in ends]}
             )  # fmt: skip
@@ -89,11 +90,14 @@ def _efficiency(found: Localization) -> bytes | None:
 
 def pictures(found: Localization) -> dict[str, bytes]:
     """Return the figures of a grid; those of single runs are of the best one."""
-    best = found.best
+    best, titles = found.best, run_titles(found.runs)
+    title = next(name for name, run in zip(titles, found.runs, strict=True) if run is best)
     predictions, names = best.run.predictions, best.run.names
     files = {
         "figures/scores.png": _bars(found),
-        "figures/calibration.png": calibration_curves([_curve(run) for run in found.runs[:_CURVES]]),
+        "figures/calibration.png": calibration_curves(
+            [_curve(run, name) for run, name in zip(found.runs[:_CURVES], titles, strict=False)]
+        ),
     }
     rows = [
         {
@@ -105,11 +109,11 @@ def pictures(found: Localization) -> dict[str, bytes]:
         for row in class_rows(best)
     ]
     kind = "F1 of a class" + (", mean over folds ± std (ddof 0)" if found.task.folds.k > 1 else "")
-    files["figures/classes.png"] = class_scores(rows, kind, f"{best.name}: classes, with their positive rows")
+    files["figures/classes.png"] = class_scores(rows, kind, f"{title}: classes, with their positive rows")
     truth, decided = predictions.labels.astype(int), predictions.decided.astype(int)
     if found.task.single:
         counts = truth.T @ decided
-        files["figures/confusion.png"] = confusion_matrix(counts, names, f"{best.name}: predicted of true")
+        files["figures/confusion.png"] = confusion_matrix(counts, names, f"{title}: predicted of true")
     else:
         files["figures/label-pairs.png"] = label_pairs(truth.T @ truth, decided.T @ decided, names)
     curves = _efficiency(found)

@@ -230,6 +230,8 @@ def remarks(found: Localization) -> list[str]:
     interval = found.runs[0].interval
     if interval.low is not None:
         said.append(f"{spread}[{interval.level:.0%} interval over groups]: {interval.protocol}")
+    made = {run.member.backbone: run.label for run in found.runs if run.member.backbone}
+    said += [f"{asked}: {label}" for asked, label in made.items() if asked != label]
     said += task.remarks
     constant = floor(found)
     said.append(
