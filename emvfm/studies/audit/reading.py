@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -220,6 +220,40 @@ def _folds(folders: Sequence[Path], name: str, test: str | None) -> Scored:
     return segmentation([evaluation_of(folder, test) for folder in folders], name, roles.pop())
 
 
+def _is_run(workspace: Workspace, text: str) -> bool:
+    """Return whether a text names a run; also where several begin so, which is refused when it is read."""
+    try:
+        workspace.find_run(text)
+    except UsageError:
+        return True
+    except (MissingError, OSError):  # a text too long for a path is none
+        return False
+    return True
+
+
+def _called_runs(workspace: Workspace, reference: str) -> tuple[str, list[str]]:
+    """Split ``NAME:RUN`` or ``NAME:RUN,RUN`` where what follows a colon are runs; names and paths may hold colons too.
+
+    What is a run as a whole is no ``NAME:RUN``, and has the name ``""``. Else it is cut at the first colon that has
+    nothing but runs behind it.
+    """
+    if _is_run(workspace, reference):
+        return "", [reference]
+    nearest: tuple[str, list[str]] = "", [reference]
+    fewest = math.inf
+    for place, letter in enumerate(reference):
+        name, rest = reference[:place], reference[place + 1 :]
+        if letter != ":" or not name or not rest.strip(","):
+            continue
+        runs = [rest] if _is_run(workspace, rest) else [run for run in rest.split(",") if run]
+        absent = [run for run in runs if not _is_run(workspace, run)]
+        if not absent:
+            return name, runs
+        if len(absent) < fewest:  # to be named in the refusal
+            nearest, fewest = (name, absent[:1]), len(absent)
+    return nearest
+
+
 def read_runs(
     workspace: Workspace, references: Sequence[str], roles: Sequence[str] = (), *, test: str | None = None
 ) -> list[Scored]:
@@ -230,7 +264,8 @@ def read_runs(
     references
         Runs by name or folder; ``NAME:RUN`` calls a run by that name. Runs of one NAME are seeds of one model, whose
         mean is taken. ``NAME:RUN,RUN`` joins evaluated trainings with test slices of their own, the folds of one
-        model.
+        model. Names and paths may hold colons: the first colon counts that has nothing but runs behind it, and none
+        where the whole is a run.
     roles
         ``NAME=ROLE``; of a run with several members, ``NAME/MEMBER=ROLE``.
     test
@@ -251,13 +286,12 @@ def read_runs(
         twice = next(each for each in references if references.count(each) > 1)
         raise UsageError("a run is named twice", where="audit", got=twice)
     for reference in references:
-        name, colon, run = reference.partition(":")
-        called = bool(colon) and not os.path.exists(reference)  # noqa: PTH110  Path's raises where names are long
-        if called and "," in run and not os.path.exists(run):  # noqa: PTH110
-            found.append(_folds([workspace.find_run(each) for each in run.split(",") if each], name, test))
-            continue
-        folder = workspace.find_run(run if called else reference)
-        found += _read(folder, name if called else folder.name, test)
+        name, runs = _called_runs(workspace, reference)
+        folders = [workspace.find_run(run) for run in runs]
+        if len(folders) > 1:
+            found.append(_folds(folders, name, test))
+        else:
+            found += _read(folders[0], name or folders[0].name, test)
     single = len({one.name.partition("/")[0] for one in found}) == 1
     if single and len(references) == 1 and len(found) > 1:
         found = [_called(one, one.name.partition("/")[2]) for one in found]

@@ -15,7 +15,7 @@ from sklearn.metrics import f1_score
 from typer.testing import CliRunner
 
 from emvfm.cli.app import app
-from emvfm.errors import CorruptError, EmvfmError, RefusedError, UsageError
+from emvfm.errors import CorruptError, EmvfmError, MissingError, RefusedError, UsageError
 from emvfm.expression.correlation import pearson
 from emvfm.studies.audit.reading import parse_role, read_runs
 from emvfm.studies.audit.scored import Drawn, Scored, draw_units
@@ -353,6 +353,41 @@ def test_the_command_says_it_in_words(root: Path) -> None:
     with Image.open(folder / "figures" / "verdicts.png") as image:
         assert image.width > 300
     assert [v["role"] for v in found["verdicts"]] == ["untrained", "baseline"]
+
+
+def test_a_colon_in_a_name_or_a_path_is_no_end_of_a_name(root: Path, tmp_path: Path) -> None:
+    """NAME:RUN is cut at the first colon that has nothing but runs behind it; a run as a whole is not cut."""
+    _queries(_run(root, "good", "backbone: dinov2\n"), 0.6, 1)
+    _queries(_run(root, "pixel:all", "backbone: pixel:all\n"), 0.6, 2)
+    folder = tmp_path / "a:b,c" / "run:1"
+    folder.parent.mkdir()
+    (root / "runs" / "good").rename(root / "runs" / "moved")
+    (root / "runs" / "moved").rename(folder)
+
+    def names(*references: str) -> list[str]:
+        return [one.name for one in read_runs(Workspace(root), references)]
+
+    assert names("pixel:all") == ["pixel:all"]
+    assert names(str(folder)) == ["run:1"]
+    assert names(f"net:{folder}") == ["net"]
+    assert names(f"pixel:intensity:{folder}") == ["pixel:intensity"]
+    assert names("x:y:pixel:all") == ["x:y"]
+    assert names(f"net:{folder}", "simple:pixel:all") == ["net", "simple"]
+    for wrong in ("net:nowhere", "x:y:nowhere", ":", "nowhere:", "net:pixel:all,nowhere"):
+        with pytest.raises(MissingError):
+            names(wrong)
+
+
+def test_folds_of_a_model_are_runs_behind_one_name(root: Path) -> None:
+    for fold in (1, 2):
+        folder = _run(root, f"fold:{fold}", "backbone: dinov2\n")
+        rows = [[f"{fold}s{i}", "vnc", i // 3, 900, 50, 100, 9000] for i in range(12)]
+        header = ["id", "source", "block", "tp", "fp", "fn", "tn"]
+        _csv(folder / "evaluation" / f"vnc{fold}-slices.csv", header, rows)
+    (one,) = read_runs(Workspace(root), ["a:net:fold:1,fold:2"])
+    assert one.name == "a:net"
+    with pytest.raises(MissingError, match="fold:3"):
+        read_runs(Workspace(root), ["a:net:fold:1,fold:3"])
 
 
 @pytest.mark.parametrize(
