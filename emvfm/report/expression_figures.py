@@ -5,6 +5,7 @@ Every function takes arrays or plain values and returns the bytes of a PNG.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,9 +25,8 @@ _KIND_COLOURS = {
     "permuted": "soft",
     "mean": "soft",
 }
-_SERIES = ("orange", "sky", "green", "purple", "blue", "vermilion")
-_MARKS = "sD^vPo"
 _LONGEST = 44
+_LINE = 38
 
 
 def _shortened(name: str) -> str:
@@ -34,8 +34,15 @@ def _shortened(name: str) -> str:
     return name if len(name) <= _LONGEST else f"{name[:half]}…{name[-half:]}"
 
 
+def _wrapped(name: str) -> str:
+    """Return a name on two lines at most; what is longer loses its middle."""
+    half = _LINE - 1
+    kept = name if len(name) <= 2 * _LINE else f"{name[:half]}…{name[-half:]}"
+    return "\n".join(textwrap.wrap(kept, _LINE, break_on_hyphens=False)[:2])
+
+
 def model_scores(panels: Sequence[Mapping[str, Any]], folds: Sequence[str], measure: str) -> bytes:
-    """Draw the score of every model with its interval, and each fold as a small dot; one panel a head.
+    """Draw the score of every model with its interval, and each fold as a small dot; one panel a head, on one scale.
 
     Parameters
     ----------
@@ -47,60 +54,71 @@ def model_scores(panels: Sequence[Mapping[str, Any]], folds: Sequence[str], meas
         raise ValueError("no models to draw")
     n = len(panels[0]["models"])
     with styled():
-        figure, axes = canvas(3.2 + 3.4 * len(panels), 0.42 * n + 1.3, 1, len(panels))
+        figure, axes = canvas(3.2 + 3.0 * len(panels), 0.42 * n + 1.3, 1, len(panels))
         for number, (place, panel) in enumerate(zip(axes[0], panels, strict=True)):
+            if number:
+                place.sharex(axes[0, 0])
             place.axvline(0, color=COLOURS["soft"], linewidth=0.8)
             for y, model in zip(range(n)[::-1], panel["models"], strict=True):
                 colour = COLOURS[_KIND_COLOURS.get(model["kind"], "soft")]
                 known = [v for v in model["folds"] if v is not None]
-                offsets = ((np.arange(len(known)) * 0.618034) % 1 - 0.5) * 0.4
-                place.scatter(known, y + offsets, s=11, color=colour, alpha=0.45, linewidths=0)
+                # Under the interval, where they hide nothing and nothing hides them.
+                offsets = -0.22 - 0.06 * (np.arange(len(known)) % 3)
+                place.scatter(known, y + offsets, s=11, color=colour, alpha=0.6, linewidths=0)
                 if model["low"] is not None:
                     place.plot([model["low"], model["high"]], [y, y], color=colour, linewidth=1.8)
                 if np.isfinite(model["value"]):
                     place.scatter([model["value"]], [y], s=40, marker="D", color=colour, zorder=3)
                 else:
                     place.text(0, y, "  undefined", va="center", color=COLOURS["soft"], size=9)
-            labels = [_shortened(str(m["name"])) for m in panel["models"]] if number == 0 else [""] * n
-            place.set_yticks(range(n)[::-1], labels)
+            labels = [_wrapped(str(m["name"])) for m in panel["models"]] if number == 0 else [""] * n
+            place.set_yticks(range(n)[::-1], labels, fontsize=9)
             place.tick_params(axis="y", length=0)
-            place.set_ylim(-0.6, n - 0.4)
+            place.set_ylim(-0.7, n - 0.4)
             place.set_title(str(panel["title"]))
             place.grid(axis="x")
         figure.supxlabel(f"{measure}; small: {len(folds)} folds", fontsize=9.5)
         return png(figure)
 
 
-def gene_correlations(own: Mapping[str, float], rivals: Mapping[str, Mapping[str, float]]) -> bytes:
-    """Draw each gene's correlation by the model in question, in descending order, and by its rivals."""
-    if not own:
+def gene_correlations(model: str, own: Mapping[str, float], rivals: Sequence[Mapping[str, Any]]) -> bytes:
+    """Draw each gene's correlation by the model in question over that by a rival, one panel a rival.
+
+    Parameters
+    ----------
+    own
+        Gene to correlation.
+    rivals
+        ``name``, ``kind`` and ``genes``, gene to correlation; genes that only one of both has are not drawn.
+    """
+    if not own or not rivals:
         raise ValueError("no genes to draw")
-    genes = sorted(own, key=lambda gene: -own[gene])
+    every = [*own.values(), *(value for rival in rivals for value in rival["genes"].values())]
+    ends = min(every) - 0.05, max(every) + 0.05
     with styled():
-        figure, axes = canvas(max(6.0, 0.16 * len(genes) + 1.6), 3.7)
-        place = axes[0, 0]
-        x = np.arange(len(genes))
-        place.axhline(0, color=COLOURS["soft"], linewidth=0.8)
-        place.plot(
-            x,
-            [own[g] for g in genes],
-            color=COLOURS["vermilion"],
-            linewidth=1.6,
-            label="the model in question",
+        figure, axes = canvas(max(4.4, 2.6 * len(rivals) + 0.6), 3.5, 1, len(rivals))
+        for place, rival in zip(axes[0], rivals, strict=True):
+            genes = [gene for gene in own if gene in rival["genes"]]
+            x, y = np.array([rival["genes"][g] for g in genes]), np.array([own[g] for g in genes])
+            place.plot(ends, ends, color=COLOURS["soft"], linewidth=0.8)
+            colour = COLOURS[_KIND_COLOURS.get(rival["kind"], "soft")]
+            place.scatter(x, y, s=18, color=colour, alpha=0.75, linewidths=0)
+            order = np.argsort(y - x)
+            for i in dict.fromkeys((*order[-2:].tolist(), *order[:1].tolist())):
+                left = x[i] > np.mean(ends)
+                place.annotate(
+                    genes[i], (x[i], y[i]), xytext=(-4 if left else 4, 3), textcoords="offset points",
+                    ha="right" if left else "left", size=7.5,
+                )  # fmt: skip
+            place.set(xlim=ends, ylim=ends, aspect="equal")
+            place.set_title(f"higher in {int((y > x).sum())} of {len(genes)} genes", fontsize=9.5)
+            place.set_xlabel(textwrap.fill(_shortened(str(rival["name"])), 28), fontsize=9)
+        for place in axes[0, 1:]:
+            place.tick_params(labelleft=False)
+        axes[0, 0].set_ylabel("Pearson correlation")
+        figure.suptitle(
+            f"{_shortened(model)} over its rivals, gene by gene", fontsize=10.5, x=0.01, ha="left"
         )
-        for i, (name, values) in enumerate(rivals.items()):
-            place.scatter(
-                x, [values.get(g, np.nan) for g in genes], s=15, marker=_MARKS[i % len(_MARKS)], linewidths=0,
-                alpha=0.8, color=COLOURS[_SERIES[i % len(_SERIES)]], label=_shortened(name),
-            )  # fmt: skip
-        place.set_ylabel("Pearson correlation")
-        if len(genes) <= 80:
-            place.set_xticks(x, genes, rotation=90, fontsize=7)
-        else:
-            place.set_xlabel(f"{len(genes)} genes")
-        place.set_xlim(-0.7, len(genes) - 0.3)
-        place.grid(axis="y")
-        figure.legend(loc="outside upper left", ncols=min(3, len(rivals) + 1), fontsize=8.5)
         return png(figure)
 
 
@@ -116,7 +134,7 @@ def expression_maps(maps: Sequence[Mapping[str, Any]], model: str) -> bytes:
     if not maps:
         raise ValueError("no maps to draw")
     with styled():
-        figure, axes = canvas(max(4.0, 1.95 * len(maps)), 4.6, 2, len(maps))
+        figure, axes = canvas(max(4.0, 1.95 * len(maps)), 4.7, 2, len(maps))
         for i, item in enumerate(maps):
             x, y = np.asarray(item["x"], float), np.asarray(item["y"], float)
             size = float(np.clip(6000 / max(len(x), 1), 1.0, 26.0))
@@ -133,7 +151,7 @@ def expression_maps(maps: Sequence[Mapping[str, Any]], model: str) -> bytes:
                     vmax=max(high, low + 1e-12),
                     linewidths=0,
                 )
-                place.set_aspect("equal")
+                place.set_aspect("equal", adjustable="datalim")  # boxes of one size keep titles in line
                 place.invert_yaxis()
                 place.set_xticks([])
                 place.set_yticks([])
@@ -141,11 +159,13 @@ def expression_maps(maps: Sequence[Mapping[str, Any]], model: str) -> bytes:
                     spine.set_visible(False)
             r = item["pearson"]
             axes[0, i].set_title(f"{item['gene']}, {item['section']}", fontsize=9.5)
-            says = "no correlation" if r is None or not np.isfinite(r) else f"r = {r:.2f}"
+            says = "no correlation" if r is None or not np.isfinite(r) else f"r = {round(r, 2) + 0.0:.2f}"
             axes[1, i].set_xlabel(says, fontsize=9)
         axes[0, 0].set_ylabel("measured")
         axes[1, 0].set_ylabel("predicted")
         figure.suptitle(_shortened(model), fontsize=10.5, x=0.01, ha="left")
+        scale = "each map from its own 2nd percentile (dark) to its 98th (bright)"
+        figure.supxlabel(textwrap.fill(scale, int(28 * max(2, len(maps)))), fontsize=9, color=COLOURS["soft"])
         return png(figure)
 
 

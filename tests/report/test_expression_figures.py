@@ -40,8 +40,17 @@ DRAWN: list[Callable[[], bytes]] = [
     lambda: model_scores(
         [{"title": "ridge", "models": [_model(0.2), _model(np.nan, low=None, folds=[None])]}], ["f"], "r"
     ),
-    lambda: gene_correlations({"A": 0.4, "B": -0.1}, {"other": {"A": 0.2}}),
-    lambda: gene_correlations({f"g{i}": i / 200 for i in range(120)}, {}),
+    lambda: gene_correlations(
+        "m", {"A": 0.4, "B": -0.1}, [{"name": "o", "kind": "pixel", "genes": {"A": 0.2}}]
+    ),
+    lambda: gene_correlations(
+        "a model of $ome length" * 4,
+        {f"g{i}": i / 200 for i in range(120)},
+        [
+            {"name": "other", "kind": kind, "genes": {f"g{i}": 0.3 for i in range(90)}}
+            for kind in ("mean", "x")
+        ],
+    ),
     lambda: expression_maps([_map(30), {**_map(9000), "pearson": np.nan}], "model"),
     lambda: expression_maps([{**_map(5), "predicted": np.ones(5)}], "model"),
     lambda: verdict_bars(
@@ -57,7 +66,7 @@ def test_a_figure_is_a_picture(draw: Callable[[], bytes]) -> None:
         assert np.ptp(np.asarray(image.convert("L"))) > 100
 
 
-@pytest.mark.parametrize("draw", [lambda: model_scores([], [], "r"), lambda: gene_correlations({}, {}),
+@pytest.mark.parametrize("draw", [lambda: model_scores([], [], "r"), lambda: gene_correlations("m", {}, []),
                                   lambda: expression_maps([], "m"), lambda: verdict_bars([], "mAP")])  # fmt: skip
 def test_nothing_to_draw_is_an_error(draw: Callable[[], bytes]) -> None:
     with pytest.raises(ValueError, match="to draw"):

@@ -147,9 +147,9 @@ def files_of(study: Study) -> dict[str, bytes | str]:
     )
     for each in study.heads:
         rivals = _rivals(study, each)
-        if rivals:
+        if rivals and _by_gene(each, study.question.name):
             files[f"figures/genes-{each.head.name}.png"] = gene_correlations(
-                _by_gene(each, study.question.name), rivals
+                study.question.name, _by_gene(each, study.question.name), rivals
             )
     files["figures/maps.png"] = expression_maps(_maps(study), study.question.name)
     return files
@@ -171,10 +171,23 @@ def _by_gene(each: HeadScores, model: str) -> dict[str, float]:
     return {gene: float(np.mean(values)) for gene, values in found.items()}
 
 
-def _rivals(study: Study, each: HeadScores) -> dict[str, dict[str, float]]:
-    kinds = ("untrained", "pixel", "structure", "confound")
-    rivals = {m.name: _by_gene(each, m.name) for m in study.models[1:] if m.kind in kinds}
-    return {name: values for name, values in rivals.items() if values}
+def _rivals(study: Study, each: HeadScores) -> list[dict[str, Any]]:
+    """Return each gene's correlation by the rivals; untrained twins are one, the mean of their seeds."""
+    kinds = ("pixel", "structure", "confound")
+    twins = [_by_gene(each, m.name) for m in study.models[1:] if m.kind == "untrained"]
+    mean = {
+        gene: float(np.mean([twin[gene] for twin in twins]))
+        for gene in (twins[0] if twins else ())
+        if all(gene in twin for twin in twins)
+    }
+    name = "its untrained twin" if len(twins) == 1 else f"untrained twins, mean of {len(twins)} seeds"
+    rivals = [{"name": name, "kind": "untrained", "genes": mean}]
+    rivals += [
+        {"name": m.name, "kind": m.kind, "genes": _by_gene(each, m.name)}
+        for m in study.models[1:]
+        if m.kind in kinds
+    ]
+    return [rival for rival in rivals if rival["genes"]]
 
 
 def _maps(study: Study) -> list[dict[str, Any]]:
