@@ -9,16 +9,49 @@ from emvfm.backbones.channels import SLOTS
 from emvfm.backbones.registry import RGB, BackboneSpec, find_spec
 from emvfm.errors import MissingError, UsageError
 
-__all__ = ["CELL_MODELS", "find_cell_model", "with_slots"]
+__all__ = ["CELL_SPECS", "find_cell_model", "with_slots"]
 
-#: Architectures of DINO4Cells (doi:10.1101/2023.06.16.545359), DINO v1 on cells: our name to timm's.
-CELL_MODELS = {
-    "dino4cells_vitt16": "vit_tiny_patch16_224",
-    "dino4cells_vits16": "vit_small_patch16_224",
-    "dino4cells_vits8": "vit_small_patch8_224",
-    "dino4cells_vitb16": "vit_base_patch16_224",
-    "dino4cells_vitb8": "vit_base_patch8_224",
-}
+
+def _dino4cells(size: str, letter: str, patch: int, width: int, heads: int, n: int) -> BackboneSpec:
+    model = f"vit_{size}_patch{patch}_224"
+    return BackboneSpec(
+        name=f"dino4cells_vit{letter}{patch}",
+        family="timm",
+        variant=f"{model} (DINO4Cells)",
+        library="timm",
+        model=model,
+        tag="",
+        patch=patch,
+        width=width,
+        depth=12,
+        heads=heads,
+        has_cls=True,
+        registers=0,
+        native=224,
+        mean=(0.0,) * 4,
+        std=(1.0,) * 4,
+        licence="that of the record it comes from",
+        licence_url="https://zenodo.org/records/8061392",
+        hub="",
+        files=(),
+        parameters=n,
+        lora_attention=("attn.qkv", "attn.proj"),
+        lora_mlp=("mlp.fc1", "mlp.fc2"),
+        overrides=(("in_chans", 4),),
+        slots=SLOTS["hpa"],
+        scaling="self",
+    )
+
+
+#: Architectures of DINO4Cells (doi:10.1101/2023.06.16.545359), DINO v1 on cells. Weights are a file of one's own:
+#: there is no repository to download them from by name.
+CELL_SPECS = (
+    _dino4cells("tiny", "t", 16, 192, 3, 5_573_568),
+    _dino4cells("small", "s", 16, 384, 6, 21_763_968),
+    _dino4cells("small", "s", 8, 384, 6, 21_694_848),
+    _dino4cells("base", "b", 16, 768, 12, 85_995_264),
+    _dino4cells("base", "b", 8, 768, 12, 85_857_024),
+)
 
 _SLOT = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 
@@ -65,7 +98,7 @@ def with_slots(spec: BackboneSpec, text: str) -> BackboneSpec:
 
 
 def find_cell_model(name: str) -> BackboneSpec:
-    """Return the row called ``NAME@SLOTS``, or one of `CELL_MODELS`.
+    """Return the row called ``NAME@SLOTS``, or one of `CELL_SPECS`.
 
     Raises
     ------
@@ -77,17 +110,7 @@ def find_cell_model(name: str) -> BackboneSpec:
     base, at, slots = name.partition("@")
     if at:
         return with_slots(find_spec(base), slots)
-    if base not in CELL_MODELS:
-        raise MissingError("no such backbone", where=name, expected="one of " + ", ".join(CELL_MODELS))
-    bare = with_slots(find_spec(f"timm:{CELL_MODELS[base]}"), "hpa")
-    return replace(
-        bare,
-        name=base,
-        variant=f"{bare.model} (DINO4Cells)",
-        tag="",
-        licence="that of the record it comes from",
-        licence_url="https://zenodo.org/records/8061392",
-        mean=(0.0,) * 4,
-        std=(1.0,) * 4,
-        scaling="self",
-    )
+    rows = {spec.name: spec for spec in CELL_SPECS}
+    if base not in rows:
+        raise MissingError("no such backbone", where=name, expected="one of " + ", ".join(rows))
+    return rows[base]

@@ -25,9 +25,10 @@ def _count(parameters: int) -> str:
 
 
 def _complete(incomplete: str) -> list[str]:
+    from emvfm.backbones.cell_models import CELL_SPECS
     from emvfm.backbones.registry import ALIASES, SPECS
 
-    return [n for n in [*ALIASES, *(spec.name for spec in SPECS)] if n.startswith(incomplete)]
+    return [n for n in [*ALIASES, *(spec.name for spec in (*SPECS, *CELL_SPECS))] if n.startswith(incomplete)]
 
 
 Name = Annotated[
@@ -53,19 +54,25 @@ Run = Annotated[
 ]
 
 
-def _list(call: Call) -> None:
+def _table(last: str) -> Any:
     from rich.table import Table
 
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("name", "model", "patch", "width", "depth", "parameters", last, "weights"):
+        table.add_column(
+            column, justify="right" if column in ("patch", "width", "depth", "parameters") else "left"
+        )
+    return table
+
+
+def _list(call: Call) -> None:
+    from emvfm.backbones.cell_models import CELL_SPECS
     from emvfm.backbones.registry import ALIASES, SPECS
     from emvfm.backbones.weights import find_local
 
     rows = []
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("name", "model", "patch", "width", "depth", "parameters", "licence", "weights"):
-        table.add_column(
-            column, justify="right" if column in ("patch", "width", "depth", "parameters") else "left"
-        )
-    for spec in SPECS:
+    table, cells = _table("licence"), _table("input slots")
+    for spec in (*SPECS, *CELL_SPECS):
         local = find_local(spec, call.workspace)
         here = {"workspace": "here", "cache": "in the hub's cache"}.get(local.origin, "") if local else "—"
         rows.append(
@@ -76,17 +83,27 @@ def _list(call: Call) -> None:
                 "width": spec.width,
                 "depth": spec.depth,
                 "parameters": spec.parameters,
+                "slots": list(spec.slots),
                 "licence": spec.licence,
+                "licence_url": spec.licence_url,
                 "page": spec.page,
                 "weights": str(local.path) if local else None,
             }
         )
         numbers = (str(spec.patch), str(spec.width), str(spec.depth), _count(spec.parameters))
-        table.add_row(spec.name, spec.title, *numbers, spec.licence, here)
+        if spec in CELL_SPECS:
+            cells.add_row(spec.name, spec.title, *numbers, ", ".join(spec.slots), here)
+        else:
+            table.add_row(spec.name, spec.title, *numbers, spec.licence, here)
     short = ", ".join(f"{alias} = {name}" for alias, name in ALIASES.items())
     call.result(
         {"backbones": rows, "aliases": ALIASES},
         table,
+        "",
+        "Trained on cells (DINO4Cells), from a file of yours: emvfm embed DATASET --backbone NAME --weights FILE",
+        cells,
+        f"Licence: that of the record the file comes from, {CELL_SPECS[0].licence_url} (fields) or "
+        "https://zenodo.org/records/8061426 (single cells); docs/embeddings.md.",
         "",
         f"Short names: {short}. Any other ViT of timm: timm:NAME; of OpenCLIP: openclip:MODEL/TAG.",
         "Baselines stand in a backbone's place: pixel:all, random:noise, structure:density (docs/baselines.md).",

@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 
-from emvfm.backbones.cell_models import CELL_MODELS, find_cell_model, with_slots
+from emvfm.backbones.cell_models import CELL_SPECS, find_cell_model, with_slots
 from emvfm.backbones.channels import SLOTS
 from emvfm.backbones.loading import build_on_meta, load_backbone
 from emvfm.backbones.options import BackboneOptions
@@ -19,9 +19,10 @@ from emvfm.backbones.registry import find_spec
 from emvfm.errors import CorruptError, MissingError, UsageError
 
 
-@pytest.mark.parametrize("name", CELL_MODELS)
-def test_rows_are_what_the_library_builds(name):
-    spec = find_spec(name)
+@pytest.mark.parametrize("spec", CELL_SPECS, ids=lambda s: s.name)
+def test_rows_are_what_the_library_builds(spec):
+    assert find_spec(spec.name) == spec
+    assert spec.identity() == with_slots(find_spec(f"timm:{spec.model}"), "hpa").identity()
     module = build_on_meta(spec)
     assert sum(p.numel() for p in module.parameters()) == spec.parameters
     assert module.patch_embed.proj.weight.shape[1] == 4

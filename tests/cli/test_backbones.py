@@ -12,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from emvfm.backbones.cell_models import CELL_SPECS
 from emvfm.backbones.registry import SPECS
 from emvfm.cli.backbones import register
 
@@ -31,9 +32,12 @@ def _run(*arguments: str, root: Path) -> tuple[int, str, str]:
 def test_list_has_every_row(tmp_path: Path) -> None:
     code, text, _ = _run("list", root=tmp_path)
     assert code == 0
-    for spec in SPECS:
+    for spec in (*SPECS, *CELL_SPECS):
         assert spec.name in text
     assert "DINOv3 License" in text
+    assert "nucleus" in text
+    assert "zenodo.org/records/8061392" in " ".join(text.split())
+    assert "--backbone NAME --weights FILE" in " ".join(text.split())
 
 
 def test_list_as_json_says_whose_weights_are_here(tmp_path: Path) -> None:
@@ -42,7 +46,10 @@ def test_list_as_json_says_whose_weights_are_here(tmp_path: Path) -> None:
     code, text, _ = _run("list", "--json", root=tmp_path)
     rows = {row["name"]: row for row in json.loads(text)["backbones"]}
     assert code == 0
-    assert len(rows) == len(SPECS)
+    assert len(rows) == len(SPECS) + len(CELL_SPECS)
+    assert rows["dinov2_vits14"]["slots"] == ["red", "green", "blue"]
+    assert rows["dino4cells_vits16"]["slots"] == ["nucleus", "protein", "microtubules", "er"]
+    assert rows["dino4cells_vits16"]["licence_url"] == "https://zenodo.org/records/8061392"
     assert rows["dinov2_vits14"]["weights"].endswith("dinov2_vits14.pth")
 
 
