@@ -218,6 +218,23 @@ def test_labels_from_a_table_with_grades_a_map_and_a_count(run: Run, tables: Pat
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_labels_go_from_numbers_to_names_to_another_space(run: Run, tables: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    numbers = [["25", "0;25", "19;27", "27"][i % 4] for i in range(40)]
+    facts = {"id": [f"f{i}" for i in range(40)], "protein": [f"P{i}" for i in range(40)], "label": numbers}
+    table = _write(tmp_path / "kaggle.npz", rng.normal(size=(40, 5)), **facts)
+    maps = ("--label-map", "kaggle-hpa", "--label-map", "hpa-to-opencell")
+    found = _json(run(table, *QUICK, *maps, "--json"))
+    assert found["task"]["classes"] == ["centrosome", "cytoplasmic", "nucleoplasm"]
+    assert found["task"]["positives"] == [10, 20, 10]
+    last = found["task"]["steps"][-1]
+    assert (last["what"], last["dropped"]) == ("label map hpa-to-opencell", {"rods & rings": 20})
+    wrong = run(table, *QUICK, "--label-map", "hpa-to-nowhere")
+    assert wrong.exit_code == 3
+    assert "kaggle-hpa" in wrong.stderr
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_presets_are_those_of_their_authors_and_an_option_of_ones_own_stays(run: Run, tables: Path) -> None:
     found = _json(
         run(tables / "good.npz", "--preset", "knn", "--neighbours", "3", "--samples", "100", "--json")

@@ -27,7 +27,7 @@ def localize(
 
     found = run(sources, config, call.workspace, console=call.console)
     digests = {one.name: one.digest for one in found.runs}
-    digests |= {str(p): sha256_file(p) for p in (config.label_table, config.label_map) if p is not None}
+    digests |= {str(p): sha256_file(p) for p in (config.label_table, *config.label_map) if p and p.is_file()}
     files: dict[str, bytes | str] = {**tables(found), **pictures(found)}
     shown = panels(found, call.workspace, config.panels, config.seed)
     if shown is not None:

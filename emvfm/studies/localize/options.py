@@ -38,8 +38,12 @@ class TaskOptions:
     grades: Annotated[str | None, Doc("Fact or column with the grade of each label.")] = None
     grade: Annotated[float, Doc("Least grade that counts, with --grades.")] = 1.0
     label_map: Annotated[
-        Path | None, Doc("CSV: label, label of another space. What has no target is dropped and listed.")
-    ] = None
+        tuple[Path, ...],
+        Doc(
+            "Labels in the words of another space: hpa-to-opencell, kaggle-hpa, or a CSV of label, other label. What "
+            "has no target is dropped and listed. Repeatable, one after another."
+        ),
+    ] = ()
     min_count: Annotated[int, Ge(1), Doc("Groups that must have a label for it to be a class.")] = 1
     train_split: Annotated[tuple[str, ...], Doc("Split to learn from, instead of folds; repeatable.")] = ()
     test_split: Annotated[tuple[str, ...], Doc("Split to test, instead of folds; repeatable.")] = ()

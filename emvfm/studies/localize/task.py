@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emvfm.errors import RefusedError, UsageError
+from emvfm.errors import MissingError, RefusedError, UsageError
 from emvfm.localization.folds import Folds, make_folds
+from emvfm.localization.label_spaces import LABEL_SPACES
 from emvfm.localization.labels import (
     LabelStep,
     RowLabels,
@@ -142,6 +143,20 @@ def _from_table(
     return labels, grades
 
 
+def _label_map(name: Path, labels: RowLabels) -> dict[str, str]:
+    """Return what labels become, by a table known by name or by a file."""
+    if str(name) in LABEL_SPACES:
+        return LABEL_SPACES[str(name)].mapping(sorted({label for own in labels for label in own}))
+    if not name.suffix and not name.exists():
+        raise MissingError(
+            "no such map of labels", where=name, expected=", ".join(LABEL_SPACES) + " or a CSV"
+        )
+    names, rows = read_rows(name)
+    if len(names) != 2:
+        raise UsageError("not a map of labels", where=name, got=f"{len(names)} columns", expected="2")
+    return {row[0]: row[1] for row in rows}
+
+
 def _labels(
     facts: Facts, options: TaskOptions, groups: Sequence[str], group_name: str | None
 ) -> tuple[RowLabels, list[LabelStep]]:
@@ -158,14 +173,9 @@ def _labels(
     if grades is not None:
         labels, step = drop_grades(labels, grades, options.grade)
         steps.append(step)
-    if options.label_map is not None:
-        names, rows = read_rows(options.label_map)
-        if len(names) != 2:
-            raise UsageError(
-                "not a map of labels", where=options.label_map, got=f"{len(names)} columns", expected="2"
-            )
-        labels, step = map_labels(labels, {row[0]: row[1] for row in rows})
-        steps.append(step)
+    for name in options.label_map:
+        labels, step = map_labels(labels, _label_map(name, labels))
+        steps.append(replace(step, what=f"label map {name.name}"))
     if options.min_count > 1:
         labels, step = drop_rare(labels, groups, options.min_count)
         steps.append(step)
