@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from emvfm.errors import RefusedError, UsageError
-from emvfm.localization.aggregation import aggregate_labels, aggregate_levels
 from emvfm.localization.epochs import Training
 from emvfm.localization.folds import Folds, group_numbers, inner_split, make_folds
 from emvfm.localization.heads import fit_head, needs_validation
+from emvfm.localization.levels import Joining, Level, LevelScores
 from emvfm.localization.metrics import METRICS, Scores, score
 from emvfm.localization.options import HeadOptions, ProtocolOptions
 from emvfm.localization.predictions import (
@@ -59,6 +59,8 @@ class CrossValidation:
         ``(N, L)`` out-of-fold probabilities of the rows, whatever the level; NaN for rows that no fold tests.
     pooled
         Scores of all out-of-fold predictions together; the mean over folds is in `means`.
+    others
+        The same run scored at other levels.
     """
 
     head: HeadOptions
@@ -70,6 +72,7 @@ class CrossValidation:
     row_scores: NDArray[np.float64]
     pooled: Scores
     means: tuple[FoldMean, ...]
+    others: tuple[LevelScores, ...] = ()
 
     def mean(self, metric: str) -> FoldMean:
         """Return the mean over folds of one of the metrics."""
@@ -90,6 +93,7 @@ class CrossValidation:
             "runs": [run.to_json() for run in self.runs],
             "pooled": self.pooled.to_json(),
             "means": [mean.to_json() for mean in self.means],
+            "others": [other.to_json() for other in self.others],
         }
 
 
@@ -104,6 +108,7 @@ def cross_validate(
     names: Sequence[str] | None = None,
     units: ArrayLike | None = None,
     learn_from: Callable[[int, Rows], Rows] | None = None,
+    levels: Sequence[Level] = (),
     device: str = "cpu",
     progress: Callable[[FoldRun], None] | None = None,
 ) -> CrossValidation:
@@ -129,6 +134,8 @@ def cross_validate(
         group, scores are joined to units first.
     learn_from
         Given the number of a fold and its training rows, which of them to learn from; all by default.
+    levels
+        At which the same heads are scored as well, see :func:`~emvfm.localization.levels.other_levels`.
     progress
         Called after each fold.
 
@@ -155,34 +162,39 @@ def cross_validate(
         )
     elif len(folds.fold) != len(truth):
         raise RefusedError("folds of other rows", where="folds", got=len(folds.fold), expected=len(truth))
-    if protocol.level == "unit" and units is None:
+    if "unit" in (protocol.level, *levels) and units is None:
         raise UsageError("no units to score", where="level", got="unit", todo="give units")
-    joining = _Joining(protocol, None if units is None else group_numbers(units), bool(head.single))
+    number = None if units is None else group_numbers(units)
+    protocols = [protocol, *(replace(protocol, level=level) for level in levels)]
+    joinings = [Joining(one, number, bool(head.single)) for one in protocols]
     classes = [str(i) for i in range(truth.shape[1])] if names is None else [str(name) for name in names]
     row_scores = np.full(truth.shape, np.nan)
     runs, parts = [], []
+    scored: list[list[Scores]] = []
     for i, (train, test) in enumerate(folds):
         chosen = train if learn_from is None else learn_from(i, train)
-        run, part, row_scores[test] = _one_fold(
-            embeddings, truth, folds, i, chosen, test, head, joining, classes, device
+        run, tested, row_scores[test] = _one_fold(
+            embeddings, truth, folds, i, chosen, test, head, joinings, classes, device
         )
         runs.append(run)
-        parts.append(part)
+        parts.append([part for _, part in tested])
+        scored.append([scores for scores, _ in tested])
         if progress is not None:
             progress(run)
-    found = _together(parts, in_order=protocol.level == "row")
-    pooled = score(
-        found.labels,
-        found.scores,
-        found.decided,
-        names=classes,
-        groups=found.group,
-        protocol=_said(folds, protocol, head),
-    )
-    means = tuple(FoldMean.of_values(m, [run.scores.value(m) for run in runs]) for m in METRICS)
+    whole = []
+    for at, one in enumerate(protocols):
+        found = _together([part[at] for part in parts], in_order=one.level == "row")
+        said = _said(folds, one, head)
+        pooled = score(
+            found.labels, found.scores, found.decided, names=classes, groups=found.group, protocol=said
+        )
+        means = tuple(FoldMean.of_values(m, [own[at].value(m) for own in scored]) for m in METRICS)
+        whole.append(LevelScores(one.level, found, pooled, means))
+    main, *others = whole
     return CrossValidation(
-        head, protocol, tuple(classes), folds, tuple(runs), found, row_scores, pooled, means
-    )
+        head, protocol, tuple(classes), folds, tuple(runs), main.predictions, row_scores, main.pooled,
+        main.means, tuple(others),
+    )  # fmt: skip
 
 
 def _together(parts: Sequence[Predictions], *, in_order: bool) -> Predictions:
@@ -210,29 +222,6 @@ def _said(folds: Folds, protocol: ProtocolOptions, head: HeadOptions) -> str:
     return f"{many} {kind}, out-of-fold scores of {level}, {decided}, seed {protocol.seed}"
 
 
-@dataclass(frozen=True)
-class _Joining:
-    """How rows become what is scored: rows, units of them, or proteins."""
-
-    protocol: ProtocolOptions
-    units: Rows | None
-    single: bool
-
-    def __call__(
-        self, truth: NDArray[np.bool_], scores: NDArray[np.float64], group: Rows, rows: Rows
-    ) -> tuple[NDArray[np.bool_], NDArray[np.float64], Rows, Rows]:
-        """Return labels, scores, protein and number of each scored unit of `rows`."""
-        level, how = self.protocol.level, self.protocol.aggregation
-        if level == "row":
-            return truth, scores, group, rows
-        levels = [group] if self.units is None else [self.units[rows], group]
-        joined = aggregate_levels(scores, levels, how)[0 if level == "unit" else -1]
-        owner = levels[0] if level == "unit" else group
-        first = np.unique(owner, return_index=True)[1]
-        labels = aggregate_labels(truth, owner, differing="refuse" if self.single else "any")
-        return labels, joined.scores, group[first], joined.names.astype(np.intp)
-
-
 def _one_fold(
     embeddings: NDArray[np.floating],
     truth: NDArray[np.bool_],
@@ -241,11 +230,12 @@ def _one_fold(
     train: Rows,
     test: Rows,
     head: HeadOptions,
-    joining: _Joining,
+    joinings: Sequence[Joining],
     names: Sequence[str],
     device: str,
-) -> tuple[FoldRun, Predictions, NDArray[np.float64]]:
-    protocol = joining.protocol
+) -> tuple[FoldRun, list[tuple[Scores, Predictions]], NDArray[np.float64]]:
+    """Return the run at the first level, scores and predictions at each, and the scores of the tested rows."""
+    protocol = joinings[0].protocol
     seed = int(np.random.SeedSequence([protocol.seed, i]).generate_state(1)[0])
     tuned = protocol.thresholds != "fixed" and not head.single
     fit, held = train, np.zeros(0, np.intp)
@@ -261,16 +251,20 @@ def _one_fold(
         )
     watched = (embeddings[held], truth[held]) if needs_validation(head) else None
     fitted = fit_head(embeddings[fit], truth[fit], head, validation=watched, seed=seed, device=device)
-    if tuned:
-        inner = joining(truth[held], fitted.scores(embeddings[held]), folds.group[held], held)
-        thresholds = tune_thresholds(inner[0], inner[1], protocol.thresholds, fixed=protocol.fixed)
-    else:
-        thresholds = likeliest() if head.single else fixed_thresholds(truth.shape[1], protocol.fixed)
+    seen = fitted.scores(embeddings[held]) if tuned else None
     rows = fitted.scores(embeddings[test])
-    labels, scores, group, unit = joining(truth[test], rows, folds.group[test], test)
-    decided = thresholds.decide(scores)
     said = f"test rows of fold {i + 1} of {folds.k}"
-    scored = score(labels, scores, decided, names=names, groups=group, protocol=said)
-    run = FoldRun(i, seed, len(fit), len(held), thresholds, fitted.training, scored)
-    found = Predictions(labels, scores, decided, group, np.full(len(group), i, np.intp), unit)
-    return run, found, rows
+    tested, settled = [], []
+    for joining in joinings:
+        thresholds = likeliest() if head.single else fixed_thresholds(truth.shape[1], protocol.fixed)
+        if seen is not None:
+            inner = joining(truth[held], seen, folds.group[held], held)
+            thresholds = tune_thresholds(inner[0], inner[1], protocol.thresholds, fixed=protocol.fixed)
+        labels, scores, group, unit = joining(truth[test], rows, folds.group[test], test)
+        decided = thresholds.decide(scores)
+        scored = score(labels, scores, decided, names=names, groups=group, protocol=said)
+        settled.append(thresholds)
+        fold = np.full(len(group), i, np.intp)
+        tested.append((scored, Predictions(labels, scores, decided, group, fold, unit)))
+    run = FoldRun(i, seed, len(fit), len(held), settled[0], fitted.training, tested[0][0])
+    return run, tested, rows

@@ -149,8 +149,26 @@ def test_what_is_printed_says_rows_folds_spread_and_comparison(run: Run, tables:
     text = " ".join(result.stdout.split())
     assert "120 rows, 40 groups (protein), 4 classes" in text
     assert "ddof 0 / ddof 1" in text
+    assert "macro F1 of rows, n = 120 groups (protein), n = 40" in text
     assert "corrected t p=" in text
     assert "odd [/b] [red]folder" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_rows_and_proteins_are_scored_in_one_run(run: Run, tables: Path, pair: dict) -> None:
+    first = pair["runs"][0]
+    (proteins,) = first["others"]
+    assert (proteins["level"], proteins["pooled"]["n"], proteins["interval"]["n"]) == ("group", 40, 40)
+    alone = _json(run(tables / "good.npz", *QUICK, "--level", "group", "--json"))["runs"][0]
+    assert proteins["means"] == alone["means"]
+    assert alone["others"][0]["level"] == "row"
+    rows = [row for row in _rows(Path(pair["folder"]) / "levels.csv") if row["metric"] == "macro_f1_present"]
+    assert [(row["run"], row["level"], row["n"]) for row in rows] == [
+        ("good.npz", "row", "120"), ("good.npz", "group", "40"),
+        ("weak.npz", "row", "120"), ("weak.npz", "group", "40"),
+    ]  # fmt: skip
+    assert float(rows[1]["mean"]) == alone["means"][0]["mean"]
+    assert float(rows[1]["low"]) == alone["interval"]["low"]
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -23,7 +23,7 @@ def localize(
     from emvfm.studies.localize.grid import localize as run
     from emvfm.studies.localize.panels import panels
     from emvfm.studies.localize.pictures import pictures
-    from emvfm.studies.localize.results import floor, remarks, run_table, tables
+    from emvfm.studies.localize.results import floor, level_table, remarks, run_table, tables
 
     found = run(sources, config, call.workspace, console=call.console)
     digests = {one.name: one.digest for one in found.runs}
@@ -32,9 +32,10 @@ def localize(
     shown = panels(found, call.workspace, config.panels, config.seed)
     if shown is not None:
         files["figures/panels.png"] = shown
+    levels = level_table(found)
     finish(
         call, "localize", config, digests, {**found.to_json(), "floor": floor(found)}, files,
-        run_table(found), "", *(escape(f"• {line}") for line in remarks(found)),
+        run_table(found), "", *([] if levels is None else [levels, ""]), *(escape(f"• {line}") for line in remarks(found)),
         detail=f"best {found.best.name}" if len(found.runs) > 1 else found.runs[0].label,
     )  # fmt: skip
 

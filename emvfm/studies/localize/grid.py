@@ -14,6 +14,7 @@ from emvfm.localization.comparison import Comparison, compare_all
 from emvfm.localization.crossvalidation import CrossValidation, FoldRun, cross_validate
 from emvfm.localization.efficiency import EfficiencyPoint, label_efficiency
 from emvfm.localization.leak import Leak, leak_of
+from emvfm.localization.levels import Level, LevelScores, other_levels
 from emvfm.localization.options import HeadOptions, ProtocolOptions
 from emvfm.localization.predictions import Interval
 from emvfm.studies.localize.members import Member, members_of
@@ -43,6 +44,8 @@ class MemberRun:
         Of the score that runs are compared by, over groups.
     leak
         What ungrouped folds add; None where the folds keep groups whole.
+    levels
+        The same heads scored at the other levels that the facts allow.
     """
 
     member: Member
@@ -54,6 +57,7 @@ class MemberRun:
     interval: Interval
     leak: Leak | None
     efficiency: tuple[EfficiencyPoint, ...]
+    levels: tuple[tuple[LevelScores, Interval], ...] = ()
 
     @property
     def name(self) -> str:
@@ -73,6 +77,7 @@ class MemberRun:
             "leak": None if self.leak is None else self.leak.to_json(),
             "efficiency": [point.to_json() for point in self.efficiency],
             **self.run.to_json(),
+            "others": [one.to_json() | {"interval": ends.to_json()} for one, ends in self.levels],
         }
 
 
@@ -173,13 +178,14 @@ def _one(
                 soft_wrap=True,
             )
 
-    def run_on(chosen: Task, own: ProtocolOptions) -> CrossValidation:
+    def run_on(chosen: Task, own: ProtocolOptions, levels: Sequence[Level] = ()) -> CrossValidation:
         return cross_validate(
             features, chosen.labels, chosen.groups, head, own, folds=chosen.folds, names=task.names,
-            units=task.units, device=device, progress=say,
+            units=task.units, levels=levels, device=device, progress=say,
         )  # fmt: skip
 
-    run = run_on(task, protocol)
+    levels = other_levels(task.labels, task.folds, task.units, protocol.level, single=task.single)
+    run = run_on(task, protocol, levels)
     leak = None
     if protocol.ungrouped and task.folds.report.crossing_groups and task.folds.k > 1:
         whole = replace(protocol, ungrouped=False)
@@ -194,7 +200,13 @@ def _one(
     found = MemberRun(
         member, profiles.label, profiles.backbone, profiles.digest, features.shape[1], run, interval, leak, ()
     )
-    return replace(found, efficiency=_efficiency(features, task, head, protocol, config, found, device))
+    beside = tuple(
+        (one, one.interval(config.score, samples=config.samples, level=config.coverage, seed=protocol.seed))
+        for one in run.others
+    )
+    return replace(
+        found, levels=beside, efficiency=_efficiency(features, task, head, protocol, config, found, device)
+    )
 
 
 def localize(

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from emvfm.localization.levels import LEVELS
 from emvfm.localization.metrics import METRICS
-from emvfm.localization.predictions import FoldMean
+from emvfm.localization.predictions import FoldMean, Interval
 from emvfm.studies.localize.grid import Localization, MemberRun
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["TITLES", "class_rows", "floor", "remarks", "run_table", "slug", "tables"]
+__all__ = ["TITLES", "class_rows", "floor", "level_table", "remarks", "run_table", "slug", "tables"]
 
 _SHOWN = ("macro_f1_present", "micro_f1", "macro_ap", "macro_auroc", "calibration_error")
 TITLES = {
@@ -78,6 +79,60 @@ def _scores(found: Localization) -> str:
         "seed",
     ]
     return _csv(header, rows)
+
+
+def level_names(found: Localization) -> dict[str, str]:
+    """Return what the levels are called: by the facts that join rows."""
+    task = found.task
+    return {
+        "row": "rows",
+        "unit": f"units ({task.unit_name})" if task.unit_name else "units",
+        "group": f"groups ({task.group_name})" if task.group_name else "groups",
+    }
+
+
+def _at_levels(run: MemberRun) -> list[tuple[str, Sequence[FoldMean], Interval]]:
+    """Return level, means and interval of a run at every level, from rows to groups."""
+    own = (run.run.protocol.level, run.run.means, run.interval)
+    every = [own, *((one.level, one.means, ends) for one, ends in run.levels)]
+    return sorted(every, key=lambda one: LEVELS.index(one[0]))
+
+
+def _levels(found: Localization) -> str:
+    header = [
+        "run", "level", "metric", "mean", "std_ddof0", "std_ddof1", "low", "high", "folds", "n", "groups",
+    ]  # fmt: skip
+    rows = [
+        [run.name, level, mean.metric, mean.mean, mean.std_ddof0, mean.std_ddof1,
+         *((ends.low, ends.high) if mean.metric == found.score else (None, None)), mean.folds, ends.n, ends.n_groups]
+        for run in found.runs
+        for level, means, ends in _at_levels(run)
+        for mean in means
+    ]  # fmt: skip
+    return _csv(header, rows)
+
+
+def level_table(found: Localization) -> Table | None:
+    """Return one line a run with the score at each level as a Rich table; None where there is a single level."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not any(run.levels for run in found.runs):
+        return None
+    names = level_names(found)
+    first = _at_levels(found.runs[0])
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column(f"{TITLES[found.score]} of")
+    for level, _, ends in first:
+        table.add_column(escape(f"{names[level]}, n = {ends.n}"))
+    for run in found.runs:
+        cells = []
+        for _, _, ends in _at_levels(run):
+            value = None if ends.value != ends.value else ends.value
+            between = "" if ends.low is None else f" [{ends.low:.3f}, {ends.high:.3f}]"
+            cells.append(_number(value) + between)
+        table.add_row(*map(escape, (run.name, *cells)))
+    return table
 
 
 def _folds(found: Localization) -> str:
@@ -142,6 +197,8 @@ def tables(found: Localization) -> dict[str, str]:
     }
     for number, run in enumerate(found.runs, 1):
         files[f"predictions/{number}-{slug(run.name)}.csv"] = _predictions(found, run)
+    if any(run.levels for run in found.runs):
+        files["levels.csv"] = _levels(found)
     if found.comparisons:
         files["comparisons.csv"] = _comparisons(found)
     points = [(run.name, point) for run in found.runs for point in run.efficiency]

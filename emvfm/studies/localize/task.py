@@ -49,8 +49,8 @@ class Task:
         Length n: what stays on one side of a split.
     group_name
         The fact they come from; None where each row stands for itself.
-    units
-        Length n: what rows are joined to at level unit; None without them.
+    units, unit_name
+        Length n: what rows are joined to at level unit, and the fact they come from; None without them.
     single
         Whether each row has one label and the classes compete.
     steps
@@ -70,6 +70,7 @@ class Task:
     folds: Folds
     steps: tuple[LabelStep, ...]
     remarks: tuple[str, ...]
+    unit_name: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the rows as strict JSON types."""
@@ -282,6 +283,7 @@ def make_task(
     return Task(
         rows, tuple(ids[i] for i in places), names, matrix, own_groups, group_name,
         None if units is None else tuple(units[i] for i in places), competing, folds, tuple(steps), tuple(remarks),
+        options.unit,
     )  # fmt: skip
 
 
