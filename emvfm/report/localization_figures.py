@@ -191,7 +191,7 @@ def calibration_curves(curves: Sequence[Mapping[str, Any]]) -> bytes:
         for n, curve in enumerate(curves):
             said, found = np.asarray(curve["said"], float), np.asarray(curve["found"], float)
             style: dict[str, Any] = {"color": _colour(n), "linewidth": 1.4}
-            label = f"{_short(str(curve['label']))} (ECE {curve['error']:.3f})"
+            label = f"{_short(str(curve['label']), 64)} (ECE {curve['error']:.3f})"
             kept = np.isfinite(said)
             place.plot(
                 said[kept],
@@ -207,9 +207,10 @@ def calibration_curves(curves: Sequence[Mapping[str, Any]]) -> bytes:
         place.set_ylabel("share that is there")
         place.set_xlim(0, 1)
         place.set_ylim(0, 1.02)
-        place.legend(fontsize=8.5)
+        figure.legend(*place.get_legend_handles_labels(), loc="outside upper left", fontsize=8.5)
         below.set_yscale("log")
         below.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # mathtext is off
+        below.yaxis.set_minor_formatter(lambda value, _: "")
         below.set_xlim(0, 1)
         below.set_xlabel("probability that was said, of all rows and classes")
         below.set_ylabel("share of rows × classes")
@@ -236,7 +237,7 @@ def efficiency_curves(curves: Sequence[Mapping[str, Any]], measure: str, unit: s
                 place.fill_between(groups, *ends, color=_colour(n), alpha=0.14, linewidth=0)
             place.plot(
                 groups, values, color=_colour(n), linewidth=1.6, marker=_MARKERS[n % len(_MARKERS)],
-                markersize=4.5, label=_short(str(curve["label"])),
+                markersize=4.5, label=_short(str(curve["label"]), 64),
             )  # fmt: skip
         place.set_xscale("log")
         ticks = sorted({round(float(g)) for curve in curves for g in curve["groups"]})
@@ -246,7 +247,7 @@ def efficiency_curves(curves: Sequence[Mapping[str, Any]], measure: str, unit: s
         place.set_ylabel(measure)
         place.set_ylim(0, 1.02)
         place.grid(axis="y")
-        place.legend(fontsize=8.5, loc="lower right")
+        figure.legend(*place.get_legend_handles_labels(), loc="outside upper left", fontsize=8.5)
         return png(figure)
 
 
