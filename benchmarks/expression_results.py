@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks.document import Document
 from benchmarks.parts import StudyInParts
 from benchmarks.study import WEIGHTS, Study
+from benchmarks.verdicts import between, verdict_table
 
 COMMAND = "nox -s expression -- --shared FOLDER"
 TINY = "vit_tiny_patch16_224_augreg_in21k_ft_in1k_fp16.safetensors"
@@ -55,19 +56,12 @@ def _cells(study: Study) -> Path:
     return path
 
 
-def _between(estimate: dict[str, Any], sign: str = "") -> str:
-    if estimate["value"] is None:
-        return "undefined"
-    ends = "" if estimate["low"] is None else f" [{estimate['low']:{sign}.3f}, {estimate['high']:{sign}.3f}]"
-    return f"{estimate['value']:{sign}.3f}{ends}"
-
-
 def _scores(page: Document, found: dict[str, Any]) -> None:
     heads = found["heads"]
     rows = []
     for i, model in enumerate(heads[0]["models"]):
         own = [head["models"][i] for head in heads]
-        rows.append([model["name"], *(_between(m["pearson"]) for m in own), _between(own[0]["skill"], "+")])
+        rows.append([model["name"], *(between(m["pearson"]) for m in own), between(own[0]["skill"], "+")])
     names = [head["head"]["name"] for head in heads]
     page.table(["model", *names, f"skill, {names[0]}"], rows)
 
@@ -80,10 +74,9 @@ def _verdicts(page: Document, found: dict[str, Any]) -> None:
 
 def _audit(page: Document, study: Study, found: dict[str, Any]) -> None:
     _, audit, _ = study.call("bench", "audit", found["folder"])
-    page.table(
-        ["minus", "which", "difference", "p, Holm"],
-        [[v["role"], f"{v['rival']}{', ' * bool(v['choice'])}{v['choice']}", _between(v["estimate"], "+"), v["p_holm"]]
-         for v in audit["verdicts"]],
+    verdict_table(
+        page, audit, ["minus", "which"],
+        lambda v: [v["role"], f"{v['rival']}{', ' * bool(v['choice'])}{v['choice']}"],
     )  # fmt: skip
 
 
@@ -103,7 +96,7 @@ def _retrieval(page: Document, found: dict[str, Any]) -> None:
     page.table(
         ["model", "nearest", "any spot", "the best", "share"],
         [
-            [r["name"], _between(r["found"]), r["blind"], r["best"], _between(r["share"])]
+            [r["name"], between(r["found"]), r["blind"], r["best"], between(r["share"])]
             for r in head["retrieval"]
         ],
     )

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.document import Document
-from benchmarks.representation_plate_page import between
 from benchmarks.representation_steps import CELLS, Steps, cell_backbones, cells, flags
+from benchmarks.verdicts import between
 from emvfm.report.representation_figures import group_bars, similarity_map
 from emvfm.workspace import write_bytes
 

@@ -9,18 +9,10 @@ from scipy.stats import kstest
 
 from benchmarks.document import Document
 from benchmarks.representation_plates import MOVED, SHOWN, PlateRuns
+from benchmarks.verdicts import between
 from emvfm.workspace import write_bytes
 
-__all__ = ["between", "write_plates"]
-
-
-def between(estimate: dict[str, Any], sign: str = "") -> str:
-    """Return value and interval as text."""
-    if estimate["value"] is None:
-        return "undefined"
-    low, high = estimate.get("low"), estimate.get("high")
-    ends = "" if low is None or high is None else f" [{low:{sign}.3f}, {high:{sign}.3f}]"
-    return f"{estimate['value']:{sign}.3f}{ends}"
+__all__ = ["write_plates"]
 
 
 def _uniform(found: dict[str, Any]) -> tuple[str, str]:
