@@ -32,12 +32,26 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_command_of_the_page_does_what_it_says(place: Path, monkeypatch) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setenv("EMVFM_ROOT", str(place / "workspace"))
-    assert [call[:2] for call in CALLS].count(["bench", "expression"]) == 3
+    named = [call[:2] for call in CALLS]
+    assert (named.count(["bench", "expression"]), named.count(["bench", "layers"])) == (3, 2)
     run = ""
     for call in CALLS:
         words = [part for word in call for part in VIT.get(word, (word,))]
         if words[:2] == ["bench", "expression"] and "cells.csv" not in words:
             words += SMALL
+        if words[:2] == ["bench", "layers"]:
+            words += [
+                "--resamples",
+                "100",
+                "--detected",
+                "0",
+                "--block",
+                "2",
+                "--genes",
+                "6",
+                "--pools",
+                "mean",
+            ]
         if "audit" in words:
             # The page's backbone is trained; the test has random weights, which it lets stand for trained ones.
             words = [run if word == "RUN" else word for word in words]

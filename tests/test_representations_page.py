@@ -43,6 +43,16 @@ def _materials(folder: Path) -> None:
     genes: list[list[object]] = [[f"g{i // 2}", f"x{i // 8}", *rng.normal(size=8)] for i in range(64)]
     _write(folder / "genes.csv", ["gene", "complex", *names], genes)
     _write(folder / "corum.csv", ["a", "b"], [[f"g{i}", f"g{i + 1}"] for i in range(0, 32, 2)])
+    kinds: list[list[object]] = [
+        [
+            f"p{i % 2}",
+            f"w{i // 4}",
+            *(("", "control") if i % 5 == 0 else (f"k{i // 4 % 2}", "treated")),
+            *rng.normal(size=8),
+        ]
+        for i in range(64)
+    ]
+    _write(folder / "cells.csv", ["plate", "well", "kind", "role", *names], kinds)
     workspace = Workspace(folder / "workspace")
     write_phantom(folder / "cells", "a", 12, 48, seed=1)
     compose("cells", [folder / "cells"], workspace, ComposeOptions(link="copy", split="random", val=0))
@@ -61,11 +71,16 @@ def _quickly(call: list[str]) -> list[str]:
         words += ["--backbone", "timm:test_vit", "--untrained", "--resamples", "99"]
     elif "cells" in call and "--backbone" not in call:
         words += ["--backbone", BACKBONE]
-    return [*words, *{"retrieve": ["--draws", "99"], "similarity": ["--permutations", "3"]}.get(call[1], [])]
+    return [
+        *words, *{
+            "retrieve": ["--draws", "99"], "similarity": ["--permutations", "3"], "localize": ["--samples", "100"],
+        }.get(call[1], []),
+    ]  # fmt: skip
 
 
 def test_every_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {call[1] for call in CALLS} == {"retrieve", "relate", "enrich", "similarity", "geometry", "layers"}
+    commands = {"retrieve", "relate", "enrich", "similarity", "geometry", "layers", "localize"}
+    assert {call[1] for call in CALLS} == commands
     monkeypatch.chdir(tmp_path)
     _materials(tmp_path)
     for call in CALLS:

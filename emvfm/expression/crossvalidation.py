@@ -44,12 +44,15 @@ class Model:
         ``(N, D)``, a row a spot; None for the mean of training.
     permute
         Whether training expression is exchanged between the spots of a section.
+    embedded
+        Whether the features are read from images, and so may need a correction; places and types do not.
     """
 
     name: str
     kind: Kind
     features: NDArray[Any] | None = None
     permute: bool = False
+    embedded: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ def cross_validate(
     head: Head,
     choose: Callable[[NDArray[Any], Sequence[str]], Rows],
     *,
+    prepare: Callable[[NDArray[Any], Rows], NDArray[Any]] | None = None,
     seed: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[FoldPredictions, ...]:
@@ -111,6 +115,9 @@ def cross_validate(
         Of each spot.
     choose
         Gives positions of genes from the expression and the sections of the *training* spots; it never sees others.
+    prepare
+        Given embedded features and the rows that are not learned from, the features of all rows ``(N, K)`` in this
+        fold, such as corrected by the others.
     seed
         Of the exchanges of models that permute.
     advance
@@ -145,6 +152,8 @@ def cross_validate(
                 rng = np.random.default_rng([seed, number])
                 taught = _permuted(y, labels[fold.train], rng) if model.permute else y
                 x = np.asarray(model.features)
+                if prepare is not None and model.embedded:
+                    x = prepare(x, np.setdiff1d(np.arange(len(table)), fold.train))
                 result.predicted[model.name] = predict(head, x[fold.train], taught, x[fold.test], inner)
             advance()
         found.append(result)

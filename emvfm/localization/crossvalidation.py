@@ -108,6 +108,7 @@ def cross_validate(
     names: Sequence[str] | None = None,
     units: ArrayLike | None = None,
     learn_from: Callable[[int, Rows], Rows] | None = None,
+    prepare: Callable[[Rows], NDArray[np.floating]] | None = None,
     levels: Sequence[Level] = (),
     device: str = "cpu",
     progress: Callable[[FoldRun], None] | None = None,
@@ -134,6 +135,8 @@ def cross_validate(
         group, scores are joined to units first.
     learn_from
         Given the number of a fold and its training rows, which of them to learn from; all by default.
+    prepare
+        Given the tested rows of a fold, the embeddings of all rows ``(N, K)`` in it, such as corrected by the others.
     levels
         At which the same heads are scored as well, see :func:`~emvfm.localization.levels.other_levels`.
     progress
@@ -173,8 +176,9 @@ def cross_validate(
     scored: list[list[Scores]] = []
     for i, (train, test) in enumerate(folds):
         chosen = train if learn_from is None else learn_from(i, train)
+        own = embeddings if prepare is None else prepare(test)
         run, tested, row_scores[test] = _one_fold(
-            embeddings, truth, folds, i, chosen, test, head, joinings, classes, device
+            own, truth, folds, i, chosen, test, head, joinings, classes, device
         )
         runs.append(run)
         parts.append([part for _, part in tested])

@@ -92,6 +92,7 @@ def label_efficiency(
     metric: str = "macro_f1_present",
     *,
     units: ArrayLike | None = None,
+    prepare: Callable[[Rows], NDArray[np.floating]] | None = None,
     samples: int = 1000,
     device: str = "cpu",
 ) -> tuple[EfficiencyPoint, ...]:
@@ -106,6 +107,8 @@ def label_efficiency(
         ``(N, D)`` and ``(N, L)``.
     metric
         Whose mean and interval are given.
+    prepare
+        Given the tested rows of a fold, the embeddings of all rows in it.
     """
     truth = np.asarray(labels).astype(bool)
     unit = folds.group if folds.grouped else np.arange(len(truth))
@@ -121,7 +124,7 @@ def label_efficiency(
         try:
             run: CrossValidation = cross_validate(
                 embeddings, truth, folds.group, head, protocol, folds=folds, units=units,
-                learn_from=_teach(taught), device=device,
+                learn_from=_teach(taught), prepare=prepare, device=device,
             )  # fmt: skip
         except EmvfmError as error:
             points.append(EfficiencyPoint(share, n_rows, n_groups, None, None, str(error)))

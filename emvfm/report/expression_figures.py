@@ -25,20 +25,17 @@ _KIND_COLOURS = {
     "permuted": "soft",
     "mean": "soft",
 }
-_LONGEST = 44
 _LINE = 38
 
 
-def _shortened(name: str) -> str:
-    half = (_LONGEST - 1) // 2
-    return name if len(name) <= _LONGEST else f"{name[:half]}…{name[-half:]}"
+def _shortened(name: str, longest: int = 44) -> str:
+    half = (longest - 1) // 2
+    return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
 
 
 def _wrapped(name: str) -> str:
     """Return a name on two lines at most; what is longer loses its middle."""
-    half = _LINE - 1
-    kept = name if len(name) <= 2 * _LINE else f"{name[:half]}…{name[-half:]}"
-    return "\n".join(textwrap.wrap(kept, _LINE, break_on_hyphens=False)[:2])
+    return "\n".join(textwrap.wrap(_shortened(name, 2 * _LINE - 8), _LINE, break_on_hyphens=False)[:2])
 
 
 def model_scores(panels: Sequence[Mapping[str, Any]], folds: Sequence[str], measure: str) -> bytes:
@@ -104,21 +101,21 @@ def gene_correlations(model: str, own: Mapping[str, float], rivals: Sequence[Map
             colour = COLOURS[_KIND_COLOURS.get(rival["kind"], "soft")]
             place.scatter(x, y, s=18, color=colour, alpha=0.75, linewidths=0)
             order = np.argsort(y - x)
-            for i in dict.fromkeys((*order[-2:].tolist(), *order[:1].tolist())):
-                left = x[i] > np.mean(ends)
+            # The genes furthest from the diagonal, written away from it, where there are no others.
+            for i, side in ((order[-1], 1), (order[0], -1)) if len(genes) > 1 else ():
+                inside = x[i] - ends[0] > 0.4 * (ends[1] - ends[0])
                 place.annotate(
-                    genes[i], (x[i], y[i]), xytext=(-4 if left else 4, 3), textcoords="offset points",
-                    ha="right" if left else "left", size=7.5,
+                    genes[i], (x[i], y[i]), xytext=(-3 if inside else 3, 4 * side), textcoords="offset points",
+                    ha="right" if side > 0 and inside else "left", va="bottom" if side > 0 else "top", size=7.5,
                 )  # fmt: skip
             place.set(xlim=ends, ylim=ends, aspect="equal")
             place.set_title(f"higher in {int((y > x).sum())} of {len(genes)} genes", fontsize=9.5)
-            place.set_xlabel(textwrap.fill(_shortened(str(rival["name"])), 28), fontsize=9)
+            place.set_xlabel(textwrap.fill(_shortened(str(rival["name"])), 34), fontsize=9)
         for place in axes[0, 1:]:
             place.tick_params(labelleft=False)
         axes[0, 0].set_ylabel("Pearson correlation")
-        figure.suptitle(
-            f"{_shortened(model)} over its rivals, gene by gene", fontsize=10.5, x=0.01, ha="left"
-        )
+        title = f"{_shortened(model, 60)} over its rivals, gene by gene"
+        figure.suptitle(title, fontsize=10.5, x=0.01, ha="left")
         return png(figure)
 
 
@@ -163,7 +160,7 @@ def expression_maps(maps: Sequence[Mapping[str, Any]], model: str) -> bytes:
             axes[1, i].set_xlabel(says, fontsize=9)
         axes[0, 0].set_ylabel("measured")
         axes[1, 0].set_ylabel("predicted")
-        figure.suptitle(_shortened(model), fontsize=10.5, x=0.01, ha="left")
+        figure.suptitle(_shortened(model, 80), fontsize=10.5, x=0.01, ha="left")
         scale = "each map from its own 2nd percentile (dark) to its 98th (bright)"
         figure.supxlabel(textwrap.fill(scale, int(28 * max(2, len(maps)))), fontsize=9, color=COLOURS["soft"])
         return png(figure)

@@ -198,6 +198,7 @@ def layer_lines(
     nested: Mapping[str, float | None],
     chance: float | None,
     metric: str,
+    beside: Mapping[str, float] | None = None,
 ) -> bytes:
     """Draw a score along the blocks of a backbone, one line a pooling, and what choosing a block without the test gives.
 
@@ -207,9 +208,11 @@ def layer_lines(
         Pooling to rows of ``layer``, ``value``, ``low``, ``high`` and ``chosen`` (folds that chose the block).
     nested
         ``value``, ``low`` and ``high``.
+    beside
+        Scores of what has no layers, by name.
     """
     with styled():
-        figure, axes = canvas(6.6, 3.7)
+        figure, axes = canvas(6.6, 3.7 + 0.5 * bool(beside))
         place = axes[0, 0]
         for (pooling, rows), colour in zip(lines.items(), _SERIES, strict=False):
             x = [row["layer"] for row in rows]
@@ -239,13 +242,15 @@ def layer_lines(
             )
         if chance is not None:
             place.axhline(chance, color=COLOURS["soft"], linewidth=1, linestyle=":", label="chance")
+        for (name, value), colour in zip((beside or {}).items(), ("green", "purple", "sky"), strict=False):
+            place.axhline(value, color=COLOURS[colour], linewidth=1.1, linestyle="-.", label=name)
         place.scatter([], [], s=70, facecolors="none", edgecolors=COLOURS["ink"], label="chosen by × folds")
         place.xaxis.get_major_locator().set_params(integer=True)
         place.margins(y=0.12)
         place.set_xlabel("block")
         place.set_ylabel(metric)
         place.grid(axis="y")
-        figure.legend(loc="outside lower center", ncols=4, fontsize=9)
+        figure.legend(loc="outside lower center", ncols=3 if beside else 4, fontsize=9)
         return png(figure)
 
 

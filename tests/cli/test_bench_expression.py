@@ -146,6 +146,48 @@ def test_a_network_comes_with_all_that_it_must_beat(folder: Path, call) -> None:
         assert said in text
 
 
+def test_embeddings_are_corrected_by_training_spots_and_places_are_not(folder: Path, call) -> None:
+    words = ("st", "--backbone", "pixel:intensity", *_counts(folder), *FAST)
+    plain = json.loads(call(*words, "--json").stdout)
+    result = call(*words, "--correct", "sphere", "--controls", "all", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["correction"]["n_controls"] == found["n"]
+    assert found["protocol"]["correction"].startswith("sphere, fitted on controls that are not tested")
+    assert any(line.startswith("embeddings are corrected: sphere") for line in found["remarks"])
+    for one, other in zip(plain["heads"][0]["models"], found["heads"][0]["models"], strict=True):
+        changed = one["pearson"]["value"] != other["pearson"]["value"]
+        assert changed == (one["kind"] in ("pixel", "permuted"))
+    by_section = ("--correct", "center", "--controls", "all", "--correct-by", "section")
+    refused = call(*words, *by_section)
+    assert refused.exit_code == 4
+    assert "--transductive" in " ".join(refused.output.split())
+    assert call(*words, *by_section, "--transductive").exit_code == 0
+
+
+def test_layers_of_one_extraction_are_scored_as_the_benchmark_scores_each(folder: Path, call) -> None:
+    """The last block has the score and the interval of `bench expression`, and baselines stand there once."""
+    rules = (*UNTRAINED, *_counts(folder), "--genes", "6", "--detected", "0", "--block", "2")
+    alone = json.loads(call("st", *rules, "--head", "ridge", "--samples", "100", "--json").stdout)
+    words = ["bench", "layers", "st", "--task", "expression", *rules, "--pools", "mean", "--resamples", "100"]
+    result = CliRunner().invoke(app, [*words, "--json", "--root", str(folder / "ws")])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    of = {model["name"]: model["pearson"] for model in alone["heads"][0]["models"]}
+    for key in ("value", "low", "high"):
+        assert found["last"][key] == pytest.approx(of[alone["question"]][key], abs=1e-9)
+    assert len(found["results"]) > 2
+    assert sum(one["folds_that_chose_it"] for one in found["results"]) == 3
+    names = [one["name"] for one in found["beside"]]
+    assert names == ["spacing of spots", "place in the section", "mean of training"]
+    assert found["beside"][0]["score"]["value"] == pytest.approx(of["spacing of spots"]["value"], abs=1e-9)
+    assert found["beside"][2]["score"] is None
+    with Image.open(Path(found["folder"]) / "figures" / "layers.png") as image:
+        assert image.width > 300
+    text = CliRunner().invoke(app, [*words, "--root", str(folder / "ws")]).stdout
+    assert "without any image" in text
+
+
 @pytest.mark.parametrize(("preset", "head"), [("hest", "ridge"), ("hest-1nn", "1nn")])
 def test_presets(folder: Path, call, preset: str, head: str) -> None:
     result = call(
@@ -204,6 +246,8 @@ def test_positions_without_images(folder: Path, call) -> None:
         (("--counts", "COUNTS/s1.tsv"), 4, "share names"),
         (("--counts", "COUNTS", "--preset", "hest", "--alpha", "3"), 2, "its own penalty"),
         (("--counts", "COUNTS", "--spot", "kind"), 4, "twice"),
+        (("--counts", "COUNTS", "--correct", "center"), 2, "--controls"),
+        (("--counts", "COUNTS", "--correct-by", "section"), 2, "nothing is corrected"),
     ],
 )
 def test_refusals_are_one_line(folder: Path, call, words: tuple[str, ...], code: int, said: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ from emvfm.cli.bench.run import finish
 from emvfm.cli.command import Call, command
 from emvfm.cli.completion import complete_dataset
 from emvfm.studies.bench.options import PANELS, LayersOptions
+from emvfm.studies.expression.spot_options import SpotOptions
 
 __all__ = ["layers", "register"]
 
@@ -19,7 +21,7 @@ def layers(
     config: LayersOptions,
     dataset: Annotated[str, typer.Argument(help="A dataset.", autocompletion=complete_dataset)],
 ) -> None:
-    """Retrieval, relations or labels by all blocks and poolings of one extraction; nested choice of a layer."""
+    """Retrieval, relations, labels or expression by all blocks and poolings of one extraction; a nested choice."""
     from emvfm.provenance import sha256_file
     from emvfm.studies.bench.layers import open_blocks, study_layers
 
@@ -32,4 +34,5 @@ def layers(
 
 
 def register(bench: typer.Typer) -> None:
-    command(bench, "layers", LayersOptions, panels=PANELS)(layers)
+    panels = {**PANELS, "Expression": tuple(field.name for field in fields(SpotOptions))}
+    command(bench, "layers", LayersOptions, panels=panels)(layers)

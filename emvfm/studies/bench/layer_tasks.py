@@ -1,14 +1,9 @@
-"""Tasks that a layer can be chosen by: what is scored, in which folds, and a score that does not see a fold.
-
-The items of a task are what is scored one by one (queries, known pairs, rows with labels), each in one fold. A layer
-is chosen for a fold by a score of the other folds alone, in which the rows of this fold are neither queries nor
-candidates nor taught from.
-"""
+"""The tasks that a layer can be chosen by: retrieval, relations, labels, expression."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,50 +15,19 @@ from emvfm.localization.options import HeadOptions, ProtocolOptions
 from emvfm.representations.pairing import find_column, labels_of, rows_where
 from emvfm.representations.ranking import rank_queries
 from emvfm.representations.relations import pair_percentiles, tail_shares, unique_pairs
+from emvfm.studies.bench.corrections import plan_of
+from emvfm.studies.bench.layer_expression import expression_task
+from emvfm.studies.bench.layer_task import ItemTask, LayerTask
 from emvfm.studies.bench.options import LayersOptions
 from emvfm.studies.bench.preparation import aggregated
 from emvfm.studies.bench.relations import named_relations
 from emvfm.studies.bench.retrieval import paired, settled
 from emvfm.studies.profiles import Profiles
 
-__all__ = ["TASKS", "LayerTask", "task_of"]
+__all__ = ["HEADS", "TASKS", "WITHIN_FOLDS", "task_of"]
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
-
-
-@dataclass(frozen=True)
-class LayerTask:
-    """One task on one set of rows.
-
-    Attributes
-    ----------
-    metric, chance
-        Its name, and what a representation that knows nothing scores; None where that is not known.
-    fold, unit
-        ``(items,)``: fold of each item, and number of what is resampled.
-    unit_name
-        What a unit is a value of.
-    evaluate
-        From profiles the scores ``(items, …)`` that :attr:`summarise` makes one number of.
-    choose
-        From profiles and a fold a number by which a layer is chosen, without this fold; higher is better.
-    summarise
-        From scores of items, and how often each counts ``(items,)``, a number.
-    """
-
-    metric: str
-    chance: float | None
-    fold: Rows
-    unit: Rows
-    unit_name: str
-    evaluate: Callable[[Profiles], Floats]
-    choose: Callable[[Profiles, int], float]
-    summarise: Callable[[Floats, Floats], float]
-
-    @property
-    def folds(self) -> int:
-        return int(self.fold.max()) + 1
 
 
 def _folds_of(values: Sequence[str], k: int, seed: int) -> tuple[Rows, Rows]:
@@ -95,7 +59,7 @@ def _mean(scores: Floats, weights: Floats) -> float:
     return float(scores[known] @ weights[known] / weights[known].sum()) if known.any() else float("nan")
 
 
-def _retrieve(profiles: Profiles, options: LayersOptions) -> LayerTask:
+def _retrieve(profiles: Profiles, options: LayersOptions) -> ItemTask:
     rows, chosen = settled(profiles, options)
     assert isinstance(chosen, LayersOptions)
     pairing, group, labels = paired(rows, chosen)
@@ -130,7 +94,7 @@ def _retrieve(profiles: Profiles, options: LayersOptions) -> LayerTask:
         own_groups = np.unique([part_labels[query] for query in ask], return_inverse=True)[1]
         return _over_groups(found.average_precision, np.ones(len(ask)), own_groups)
 
-    return LayerTask(
+    return ItemTask(
         metric="mAP",
         chance=_over_groups(ranking.expected, np.ones(len(queries)), groups),
         fold=row_fold[own_rows],
@@ -153,7 +117,7 @@ def _over_groups(scores: Floats, weights: Floats, groups: Rows) -> float:
     return float((total[own] / size[own]) @ share / share.sum()) if own.any() else float("nan")
 
 
-def _relate(profiles: Profiles, options: LayersOptions) -> LayerTask:
+def _relate(profiles: Profiles, options: LayersOptions) -> ItemTask:
     if options.entity is None:
         raise UsageError("no column of entities", where="--entity", todo="name it, such as --entity gene")
     if options.split is not None:
@@ -195,7 +159,7 @@ def _relate(profiles: Profiles, options: LayersOptions) -> LayerTask:
             float(scores(aggregated(own, [entity]).take(kept), inner).mean()) if len(inner) else float("nan")
         )
 
-    return LayerTask(
+    return ItemTask(
         metric=f"recall in {share:g} of pairs",
         chance=share,
         # A pair is an item of the folds of both its entities.
@@ -208,7 +172,7 @@ def _relate(profiles: Profiles, options: LayersOptions) -> LayerTask:
     )
 
 
-def _localize(profiles: Profiles, options: LayersOptions) -> LayerTask:
+def _localize(profiles: Profiles, options: LayersOptions) -> ItemTask:
     column = find_column(profiles.facts, options.labels, "--labels")
     cells = [labels_of(cell) for cell in profiles.facts[column]]
     if options.split is None:
@@ -227,8 +191,10 @@ def _localize(profiles: Profiles, options: LayersOptions) -> LayerTask:
     groups = np.array([owners[i] for i in kept])
     single = bool((truth.sum(axis=1) == 1).all())
     head = HeadOptions(
-        head=options.head, single=single, patience=0, neighbours=min(10, max(1, len(kept) // 8))
-    )
+        head="knn" if options.head == "knn" else "logreg", single=single, patience=0,
+        neighbours=min(10, max(1, len(kept) // 8)),
+    )  # fmt: skip
+    plan = plan_of(profiles.facts, len(profiles), options)
     protocol = ProtocolOptions(folds=options.folds, thresholds="fixed", seed=options.seed)
     folds = make_folds(truth, groups, k=options.folds, seed=options.seed)
     inner_protocol = replace(protocol, folds=min(3, options.folds))
@@ -244,14 +210,17 @@ def _localize(profiles: Profiles, options: LayersOptions) -> LayerTask:
         return _outcomes(own_truth, found.predictions.decided[order])
 
     def evaluate(own: Profiles) -> Floats:
-        return decided(own.features[kept], truth, groups, protocol=protocol, folds=folds)
+        prepare = None if plan is None else plan.within(own.features, kept)
+        return decided(own.features[kept], truth, groups, protocol=protocol, folds=folds, prepare=prepare)
 
     def choose(own: Profiles, fold: int) -> float:
         rest = np.flatnonzero(folds.fold != fold)
-        found = decided(own.features[kept][rest], truth[rest], groups[rest], protocol=inner_protocol)
+        features, rows = own.features, kept[rest]
+        prepare = None if plan is None else plan.within(features, rows, kept[folds.fold == fold])
+        found = decided(features[rows], truth[rest], groups[rest], protocol=inner_protocol, prepare=prepare)
         return _macro_f1(found, np.ones(len(rest)))
 
-    return LayerTask(
+    return ItemTask(
         metric="macro F1",
         chance=None,
         fold=np.asarray(folds.fold, np.intp),
@@ -280,7 +249,14 @@ TASKS: dict[str, Callable[[Profiles, LayersOptions], LayerTask]] = {
     "retrieve": _retrieve,
     "relate": _relate,
     "localize": _localize,
+    "expression": expression_task,
 }
+#: What may learn from training rows, the usual one first.
+HEADS = {"localize": ("logreg", "knn"), "expression": ("ridge", "1nn", "knn", "pls")}
+
+
+#: Tasks that correct rows anew in every fold; the others have no tested rows, only queries and candidates.
+WITHIN_FOLDS = tuple(HEADS)
 
 
 def task_of(profiles: Profiles, options: LayersOptions) -> LayerTask:
@@ -291,4 +267,10 @@ def task_of(profiles: Profiles, options: LayersOptions) -> LayerTask:
     UsageError, RefusedError
         What the task lacks, in one line.
     """
+    heads = HEADS.get(options.task, ())
+    if options.head is not None and options.head not in heads:
+        raise UsageError(
+            "not a head of this task", where="--head", got=f"{options.head} with --task {options.task}",
+            expected=", ".join(heads) or "none",
+        )  # fmt: skip
     return TASKS[options.task](profiles, options)

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from emvfm.errors import UsageError
 from emvfm.representations.estimates import Estimate, from_replicates
-from emvfm.studies.bench.layer_tasks import LayerTask, task_of
+from emvfm.studies.bench.corrections import plan_of
+from emvfm.studies.bench.layer_task import Beside
+from emvfm.studies.bench.layer_tasks import WITHIN_FOLDS, task_of
 from emvfm.studies.bench.options import LayersOptions
 from emvfm.studies.bench.preparation import refined
 from emvfm.studies.bench.tables import csv_text, printed, rich_table, strict
@@ -39,7 +41,15 @@ def open_blocks(
     if options.layers is None:
         options = replace(options, layers=tuple(range(load_backbone(options, workspace).depth)))
     poolings = tuple(dict.fromkeys(options.pools))
-    return [refined(one, options) for one in open_layers(workspace, reference, options, poolings, console)]
+    opened = open_layers(workspace, reference, options, poolings, console)
+    if options.task not in WITHIN_FOLDS:
+        return [refined(one, options) for one in opened]
+    if options.correct != "none" and options.aggregate:
+        raise UsageError(
+            "a correction within folds comes after any average", where="--aggregate", got=", ".join(options.aggregate),
+            todo="leave out --aggregate or --correct",
+        )  # fmt: skip
+    return [refined(one, replace(options, correct="none")) for one in opened]
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,10 @@ class LayerStudy:
         Nested less last, on the same items.
     best, optimism
         Highest score of any layer, chosen by the very items it is scored on, and how much that is above nested.
+    beside
+        What knows no image, scored once.
+    correction
+        How rows were corrected, in words.
     """
 
     backbone: str
@@ -106,6 +120,8 @@ class LayerStudy:
     items: int
     digests: dict[str, str]
     seed: int
+    beside: tuple[Beside, ...] = ()
+    correction: str = "none"
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as strict JSON values."""
@@ -116,6 +132,7 @@ class LayerStudy:
             "metric": self.metric,
             "chance": self.chance,
             "protocol": f"{self.folds} folds by {self.unit_name}; each scored by the layer that the others chose",
+            "correction": self.correction,
             "n": self.items,
             "seed": self.seed,
             "nested": self.nested.to_json(),
@@ -123,6 +140,7 @@ class LayerStudy:
             "gain_over_last": self.gain.to_json(),
             "best_in_hindsight": self.best,
             "optimism_of_hindsight": strict(self.optimism),
+            "beside": [one.to_json() for one in self.beside],
             "results": [score.to_json() for score in self.scores],
         }
 
@@ -149,7 +167,13 @@ class LayerStudy:
         nested = {"value": self.nested.value, "low": self.nested.low, "high": self.nested.high}
         return {
             "layers.csv": csv_text(header, rows),
-            "figures/layers.png": layer_lines(drawn, nested, self.chance, self.metric),
+            "figures/layers.png": layer_lines(
+                drawn,
+                nested,
+                self.chance,
+                self.metric,
+                {one.name: one.score.value for one in self.beside if one.score is not None},
+            ),
         }
 
     def lines(self) -> list[Any]:
@@ -170,36 +194,25 @@ class LayerStudy:
             f"{self.optimism:+.3f} from what choosing without the test gives"
         )
         scores = rich_table(["layer", self.metric, "folds that chose it"], rows)
-        return [scores, "", rich_table(["", self.metric], summary), said]
-
-
-def _estimates(
-    task: LayerTask, tables: Sequence[Floats], resamples: int, level: float, seed: int
-) -> tuple[list[Estimate], Floats]:
-    """Return an estimate for each table of item scores, and the replicates ``(tables, resamples)``; units are resampled."""
-    units = np.unique(task.unit)
-    place = np.searchsorted(units, task.unit)
-    rng = np.random.default_rng(seed)
-    ones = np.ones(len(task.unit))
-    values = [task.summarise(table, ones) for table in tables]
-    even = np.full(len(units), 1 / len(units))
-    drawn = np.empty((len(tables), resamples))
-    for i in range(resamples):
-        weights = rng.multinomial(len(units), even)[place].astype(np.float64)
-        drawn[:, i] = [task.summarise(table, weights) for table in tables]
-    found = [
-        from_replicates(
-            value,
-            own,
-            units=f"values of {task.unit_name}",
-            n=len(task.unit),
-            n_units=len(units),
-            level=level,
-            seed=seed,
+        found = [scores, "", rich_table(["", self.metric], summary)]
+        if self.beside:
+            against = [
+                [b.name, "undefined" if b.score is None else printed(b.score), f"{printed(b.difference)} ({b.metric})"]
+                for b in self.beside
+            ]  # fmt: skip
+            found += ["", rich_table(["without any image", self.metric, "chosen layers less this"], against)]
+        return (
+            [*found, said] if self.correction == "none" else [*found, f"corrected: {self.correction}", said]
         )
-        for value, own in zip(values, drawn, strict=True)
-    ]
-    return found, drawn
+
+
+def _said(profiles: Profiles, options: LayersOptions) -> str:
+    """Return how rows are corrected, in words."""
+    plan = plan_of(profiles.facts, len(profiles), options) if options.task in WITHIN_FOLDS else None
+    if options.correct == "none" or plan is not None:
+        return "none" if plan is None else plan.protocol
+    by = f" by {', '.join(options.batch)}" if options.batch else ""
+    return f"{options.correct}{by}, fitted once on all rows of {options.controls}"
 
 
 def study_layers(profiles: Sequence[Profiles], options: LayersOptions) -> LayerStudy:
@@ -223,17 +236,20 @@ def study_layers(profiles: Sequence[Profiles], options: LayersOptions) -> LayerS
             "a fold without any score to choose by", where=f"--task {options.task}", todo="lower --folds"
         )
     chosen = np.nanargmax(inner, axis=0)
-    nested = np.stack(tables)[chosen[task.fold], np.arange(len(task.fold))]
+    nested = task.nested(tables, chosen)
     blocks = [-1 if one.layer is None else one.layer for one in profiles]
     last = next(
         i for i, one in enumerate(profiles) if blocks[i] == max(blocks) and one.pooling == profiles[0].pooling
     )
-    found, drawn = _estimates(task, [*tables, nested], options.resamples, options.level, options.seed)
-    value = found[-1].value - found[last].value
-    gain = from_replicates(
-        value, drawn[-1] - drawn[last], units=f"values of {task.unit_name}", n=len(task.fold),
-        n_units=len(np.unique(task.unit)), level=options.level, seed=options.seed,
-    )  # fmt: skip
+    drawn = task.replicates([*tables, nested], options.resamples, options.seed)
+
+    def estimate(values: Floats) -> Estimate:
+        return from_replicates(
+            float(values[0]), values[1:], units=task.units, n=task.items, n_units=task.n_units, level=options.level,
+            seed=options.seed,
+        )  # fmt: skip
+
+    found = [estimate(own) for own in drawn]
     scores = tuple(
         LayerScore(one.layer, one.pooling, score, tuple(own.tolist()), int((chosen == i).sum()))
         for i, (one, score, own) in enumerate(zip(profiles, found[:-1], inner, strict=True))
@@ -241,7 +257,9 @@ def study_layers(profiles: Sequence[Profiles], options: LayersOptions) -> LayerS
     top = max(scores, key=lambda s: s.score.value if math.isfinite(s.score.value) else -math.inf)
     return LayerStudy(
         backbone=profiles[0].backbone, task=options.task, metric=task.metric, chance=task.chance,
-        unit_name=task.unit_name, scores=scores, nested=found[-1], last=found[last], gain=gain, best=top.name,
-        optimism=top.score.value - found[-1].value, folds=task.folds, items=len(task.fold),
-        digests={one.label: one.digest for one in profiles}, seed=options.seed,
+        unit_name=task.unit_name, scores=scores, nested=found[-1], last=found[last],
+        gain=estimate(drawn[-1] - drawn[last]), best=top.name, optimism=top.score.value - found[-1].value,
+        folds=task.folds, items=task.items, digests={one.label: one.digest for one in profiles} | dict(task.sources),
+        seed=options.seed, beside=tuple(task.beside(nested, options.resamples, options.level, options.seed)),
+        correction=_said(profiles[0], options),
     )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from emvfm.config import Doc
+from emvfm.studies.expression.spot_options import SpotOptions
 from emvfm.studies.profiles import ProfileOptions
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "BenchOptions",
     "CorrectionName",
     "EnrichOptions",
+    "FoldCorrectionOptions",
     "GeometryOptions",
     "LayersOptions",
     "RelateOptions",
@@ -37,6 +39,35 @@ PANELS = {
         "normalise",
     ),
 }  # fmt: skip
+
+
+_Transductive = Annotated[
+    bool, Doc("Fit the correction on controls that are tested too, without their labels.")
+]
+
+
+@dataclass(frozen=True)
+class FoldCorrectionOptions:
+    """How embeddings are corrected where there are folds: anew in each, by rows that it does not test."""
+
+    correct: Annotated[
+        CorrectionName, Doc("Correction fitted on --controls, anew in every fold, on none that are tested.")
+    ] = "none"
+    controls: Annotated[
+        str | None, Doc("Condition that control rows meet, such as `role=control`; `all` for every row.")
+    ] = None
+    correct_by: Annotated[tuple[str, ...], Doc("Fact that tells batches apart; repeatable.")] = ()
+    correct_axes: Annotated[int | None, Ge(1), Doc("Most axes of tvn and pca-cs.")] = None
+    correct_shrinkage: Annotated[
+        float, Ge(0), Le(1), Doc("Share by which sphere draws variances to their mean.")
+    ] = 0.0
+    correct_ridge: Annotated[
+        float, Gt(0), Doc("Weight of the prior in a batch's covariance: tvn, coral.")
+    ] = 0.5
+    correct_eps: Annotated[
+        float, Gt(0), Lt(1), Doc("Least share of the largest variance that an axis needs.")
+    ] = 1e-6
+    transductive: _Transductive = False
 
 
 @dataclass(frozen=True)
@@ -186,17 +217,26 @@ class GeometryOptions(BenchOptions):
 
 
 @dataclass(frozen=True)
-class LayersOptions(RelateOptions, RetrieveOptions):
+class LayersOptions(RelateOptions, RetrieveOptions, SpotOptions):
     """Which task ``bench layers`` scores all blocks by, and how it chooses one."""
 
-    task: Annotated[Literal["retrieve", "relate", "localize"], Doc("Whose score; its options apply.")] = (
-        "retrieve"
-    )
+    task: Annotated[
+        Literal["retrieve", "relate", "localize", "expression"], Doc("Whose score; its options apply.")
+    ] = "retrieve"
     pools: Annotated[tuple[str, ...], Doc("mean, cls or mean+cls; repeatable.")] = ("mean", "cls")
     split: Annotated[
-        str | None, Doc("Column whose values stay together when a layer is chosen; else groups or entities.")
+        str | None,
+        Doc("Column whose values stay together when a layer is chosen; else groups, entities or sections."),
     ] = None
-    folds: Annotated[int, Ge(2), Doc("A layer is chosen without each fold, then scored on it.")] = 5
+    folds: Annotated[
+        int,
+        Ge(2),
+        Doc("A layer is chosen without each fold, then scored on it; expression has folds of its own."),
+    ] = 5
     labels: Annotated[str, Doc("Column of labels, several parted by ;, for localize.")] = "label"
-    head: Annotated[Literal["logreg", "knn"], Doc("What learns the labels.")] = "logreg"
+    head: Annotated[
+        Literal["logreg", "ridge", "knn", "1nn", "pls"] | None,
+        Doc("What learns: of localize logreg (usual) or knn, of expression ridge (usual), knn, 1nn or pls."),
+    ] = None
+    transductive: _Transductive = False
     resamples: Annotated[int, Ge(99), Doc("Resamples of what is split, for intervals.")] = 500

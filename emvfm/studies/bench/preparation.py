@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from emvfm.errors import CorruptError, UsageError
 from emvfm.provenance import digest, sha256_file
-from emvfm.representations.corrections import CorrectionOptions, fit_correction
 from emvfm.representations.pairing import find_column, rows_where
+from emvfm.studies.bench.corrections import joint_labels, plan_of
 from emvfm.studies.bench.options import BenchOptions
 from emvfm.studies.profile_tables import PREFIX, read_rows
 from emvfm.studies.profiles import Profiles, open_all
@@ -22,7 +22,7 @@ from emvfm.workspace import Workspace
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["aggregated", "annotated", "controls_of", "corrected", "prepared", "refined"]
+__all__ = ["aggregated", "annotated", "corrected", "prepared", "refined", "selected"]
 
 
 def annotated(profiles: Profiles, path: Path, on: str) -> Profiles:
@@ -55,12 +55,6 @@ def annotated(profiles: Profiles, path: Path, on: str) -> Profiles:
     return replace(profiles, facts=facts, digest=digest([profiles.digest, sha256_file(path), on]))
 
 
-def _joint(profiles: Profiles, columns: Sequence[str]) -> list[str]:
-    """Return one label a row for the values of several columns, empty where one of them is."""
-    values = list(zip(*(profiles.column(name) for name in columns), strict=True))
-    return [" | ".join(own) if all(own) else "" for own in values]
-
-
 def corrected(profiles: Profiles, options: BenchOptions) -> Profiles:
     """Fit the correction of the options on their controls and apply it to all rows; `steps` gains its record.
 
@@ -71,46 +65,17 @@ def corrected(profiles: Profiles, options: BenchOptions) -> Profiles:
     RefusedError
         Too few controls in a batch, or controls that do not vary.
     """
-    if options.correct == "none":
+    plan = plan_of(profiles.facts, len(profiles), options)
+    if plan is None:
         return profiles
-    if options.controls is None:
-        raise UsageError(
-            "nothing to fit the correction on", where=f"--correct {options.correct}",
-            todo="name controls, such as --controls role=control, or all rows with --controls all",
-        )  # fmt: skip
-    controls = controls_of(profiles, options.controls)
-    batches = _joint(profiles, options.batch) if options.batch else None
-    if batches is not None and "" in batches:
-        raise UsageError(
-            "rows without a batch", where="--batch", got=f"{batches.count('')} of {len(batches)}",
-            todo="leave them out with --where",
-        )  # fmt: skip
-    chosen = CorrectionOptions(options.eps, options.shrinkage, options.ridge, options.components)
-    fitted = fit_correction(options.correct, profiles.features, controls, batches, options=chosen)
-    step = {**fitted.to_json(), "controls": options.controls, "batch": list(options.batch)}
+    features, step = plan.fit(profiles.features)
     return replace(
         profiles,
-        features=fitted.apply(profiles.features, batches).astype(np.float32),
+        features=features,
         columns=(),
         digest=digest([profiles.digest, step]),
         steps=(*profiles.steps, step),
     )
-
-
-def controls_of(profiles: Profiles, condition: str) -> NDArray[np.bool_]:
-    """Return which rows are controls.
-
-    Raises
-    ------
-    UsageError
-        None are.
-    """
-    if condition.strip() == "all":
-        return np.ones(len(profiles), np.bool_)
-    found = rows_where(profiles.facts, condition, "--controls")
-    if not found.any():
-        raise UsageError("no row is a control", where="--controls", got=condition)
-    return found
 
 
 def aggregated(profiles: Profiles, columns: Sequence[str], by: str = "mean") -> Profiles:
@@ -118,7 +83,7 @@ def aggregated(profiles: Profiles, columns: Sequence[str], by: str = "mean") -> 
 
     Rows that lack one of the values are left out. A fact ``n_rows`` says how many were joined.
     """
-    labels = np.array(_joint(profiles, columns), dtype=object)
+    labels = np.array(joint_labels(profiles.facts, columns, profiles.name), dtype=object)
     names = sorted(set(labels) - {""})
     if not names:
         raise UsageError("no row has a value to average by", where="--aggregate", got=", ".join(columns))
@@ -141,8 +106,8 @@ def aggregated(profiles: Profiles, columns: Sequence[str], by: str = "mean") -> 
     )
 
 
-def refined(profiles: Profiles, options: BenchOptions) -> Profiles:
-    """Annotate, choose, correct and average opened profiles as the options say."""
+def selected(profiles: Profiles, options: BenchOptions) -> Profiles:
+    """Annotate opened profiles and choose rows as the options say."""
     if options.annotations and options.on is None:
         raise UsageError("no column to join by", where="--annotations", todo="name it with --on")
     for path in options.annotations:
@@ -153,7 +118,12 @@ def refined(profiles: Profiles, options: BenchOptions) -> Profiles:
         if kept.sum() < 2:
             raise UsageError("fewer than two rows are left", where="--where", got=options.where)
         profiles = profiles.take(kept)
-    profiles = corrected(profiles, options)
+    return profiles
+
+
+def refined(profiles: Profiles, options: BenchOptions) -> Profiles:
+    """Annotate, choose, correct and average opened profiles as the options say."""
+    profiles = corrected(selected(profiles, options), options)
     return aggregated(profiles, options.aggregate, options.aggregate_by) if options.aggregate else profiles
 
 

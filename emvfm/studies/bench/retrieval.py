@@ -12,8 +12,9 @@ from emvfm.errors import UsageError
 from emvfm.representations.pairing import LabelPairing, Pairing, find_column, parse_rule, rows_where
 from emvfm.representations.ranking import Ranking, rank_queries
 from emvfm.representations.retrieval import GroupPrecision, Retrieval, mean_average_precision, query_p_values
+from emvfm.studies.bench.corrections import control_rows
 from emvfm.studies.bench.options import RetrieveOptions
-from emvfm.studies.bench.preparation import aggregated, controls_of
+from emvfm.studies.bench.preparation import aggregated
 from emvfm.studies.bench.tables import csv_text, p_text, printed, rich_table, strict
 from emvfm.studies.profiles import Profiles
 
@@ -47,7 +48,7 @@ def settled(profiles: Profiles, options: RetrieveOptions) -> tuple[Profiles, Ret
             )  # fmt: skip
         return profiles, options
     controls = options.controls or _JUMP_CONTROLS
-    are_controls = controls_of(profiles, controls)
+    are_controls = control_rows(profiles.facts, len(profiles), controls)
     if are_controls.all():
         raise UsageError("every row is a control", where="--controls", got=controls)
     perturbation = find_column(profiles.facts, options.perturbation, "--perturbation")

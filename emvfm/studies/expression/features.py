@@ -45,23 +45,22 @@ def _from_images(
     kind: Any = options.backbone.partition(":")[0] if is_baseline(options.backbone) else "backbone"
     if options.untrained or options.shuffle_weights:
         kind = "untrained"
-    models = [
-        Model(label, kind if kind in ("backbone", "untrained", "pixel", "structure") else "confound", vectors)
-    ]
+    own: Any = kind if kind in ("backbone", "untrained", "pixel", "structure") else "confound"
+    models = [Model(label, own, vectors, embedded=True)]
     plain = replace(options, weights=None, adapter=None, shuffle_weights=False)
     if kind == "backbone":
         for seed in range(options.untrained_seeds):
             twin = replace(plain, untrained=True, init_seed=seed)
-            models.append(Model(*_kinded(_embedded(spots, twin, workspace, console), "untrained")))
+            models.append(_of("untrained", *_embedded(spots, twin, workspace, console)))
     if options.backbone != PIXELS:
         # Pixels as they are: nothing of what the backbone wants is done to them.
         simple = ExpressionOptions(backbone=PIXELS, pool="cls", tile=options.tile, device=options.device)
-        models.append(Model(*_kinded(_embedded(spots, simple, workspace, console), "pixel")))
+        models.append(_of("pixel", *_embedded(spots, simple, workspace, console)))
     return models
 
 
-def _kinded(embedded: tuple[str, NDArray[Any]], kind: Any) -> tuple[str, Any, NDArray[Any]]:
-    return embedded[0], kind, embedded[1]
+def _of(kind: Any, label: str, vectors: NDArray[Any]) -> Model:
+    return Model(label, kind, vectors, embedded=True)
 
 
 def models_of(
@@ -88,6 +87,8 @@ def models_of(
     models += arranged
     models.append(Model("place in the section", "confound", structure.place(*where, unit)[0]))
     first = models[0]
-    models.append(Model("exchanged expression", "permuted", first.features, permute=True))
+    models.append(
+        Model("exchanged expression", "permuted", first.features, permute=True, embedded=first.embedded)
+    )
     models.append(Model("mean of training", "mean"))
     return models

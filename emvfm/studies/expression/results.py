@@ -308,6 +308,8 @@ def _of_depth(study: Study) -> float:
 def remarks_of(study: Study) -> list[str]:
     """Return the verdicts, and what to keep in mind."""
     said = [line for each in study.heads for line in _said_of_head(study, each)]
+    if study.correction is not None:
+        said.append(f"embeddings are corrected: {study.correction.protocol}")
     said += _said_of_units(study)
     said.append(
         "skill: 1 - squared error / that of the mean of training, which has no correlation as it is constant"

@@ -18,12 +18,12 @@ from emvfm.datasets.tables import read_table
 from emvfm.errors import CorruptError, RefusedError, UsageError
 from emvfm.expression.counts import normalise
 from emvfm.provenance import digest, sha256_file
-from emvfm.studies.expression.options import ExpressionOptions
+from emvfm.studies.expression.spot_options import SpotOptions
 from emvfm.studies.expression.tables import CountTable, find_tables, read_counts, table_stem
 from emvfm.studies.profile_tables import is_table
 from emvfm.workspace import Workspace
 
-__all__ = ["Spots", "open_spots"]
+__all__ = ["Spots", "join_spots", "open_spots"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Spots:
         ``(N, G)`` float32, normalised, and names.
     depth
         ``(N,)`` counts of each spot, over all genes of its table.
+    rows
+        ``(N,)`` positions among all that were described, with counts or without.
     left_out
         How many spots are not here, by the reason.
     sources
@@ -59,6 +61,7 @@ class Spots:
     expression: NDArray[np.float32]
     genes: tuple[str, ...]
     depth: NDArray[np.float64]
+    rows: NDArray[np.intp]
     left_out: Mapping[str, int]
     sources: Mapping[str, str]
 
@@ -149,7 +152,7 @@ def _fact(facts: Mapping[str, tuple[str, ...]], wanted: str, usual: str, instead
     raise UsageError("no such fact", where=f"--{usual}", got=wanted, expected=", ".join(facts))
 
 
-def open_spots(workspace: Workspace, reference: str, options: ExpressionOptions) -> Spots:
+def open_spots(workspace: Workspace, reference: str, options: SpotOptions) -> Spots:
     """Open spots and join them with their counts; what has none is left out and counted.
 
     Parameters
@@ -160,18 +163,47 @@ def open_spots(workspace: Workspace, reference: str, options: ExpressionOptions)
 
     Raises
     ------
+    EmvfmError
+        See :func:`join_spots`.
+    """
+    _with_counts(options)  # before anything is read
+    found = _described(workspace, reference)
+    spots = join_spots(found.facts, found.source, reference, options)
+    if found.dataset is None:
+        return spots
+    samples = tuple(found.dataset.samples[i] for i in spots.rows.tolist())
+    return replace(spots, dataset=replace(found.dataset, samples=samples))
+
+
+def _with_counts(options: SpotOptions) -> None:
+    if not options.counts:
+        raise UsageError("nothing to predict", where="--counts", todo="name a table of counts")
+
+
+def join_spots(
+    facts: Mapping[str, tuple[str, ...]], source: str, reference: str, options: SpotOptions
+) -> Spots:
+    """Join spots with their counts; what has none is left out and counted.
+
+    Parameters
+    ----------
+    facts
+        Column to a value a spot.
+    source, reference
+        Digest of what the facts come from, and its name.
+
+    Raises
+    ------
     UsageError
         Without counts, without the facts named, or where no spot is in its table.
     RefusedError
         Spots are named twice, or too few are left.
     """
-    if not options.counts:
-        raise UsageError("nothing to predict", where="--counts", todo="name a table of counts")
-    found = _described(workspace, reference)
-    n = len(next(iter(found.facts.values())))
-    sections = found.facts.get(options.section) or found.facts.get("volume") or (Path(reference).name,) * n
-    names = _fact(found.facts, options.spot, "spot", "id")
-    x, y = _positions(found.facts, options.position)
+    _with_counts(options)
+    n = len(next(iter(facts.values())))
+    sections = facts.get(options.section) or facts.get("volume") or (Path(reference).name,) * n
+    names = _fact(facts, options.spot, "spot", "id")
+    x, y = _positions(facts, options.position)
     if twice := [key for key, count in Counter(zip(sections, names, strict=True)).items() if count > 1]:
         raise RefusedError(
             "a spot twice", where=reference, got=" ".join(twice[0]), todo="see --section and --spot"
@@ -198,27 +230,26 @@ def open_spots(workspace: Workspace, reference: str, options: ExpressionOptions)
         )
     rows = np.flatnonzero(keep)
     expression = _normalised(counts[rows], depth[rows], options)
-    dataset = found.dataset
-    if dataset is not None:
-        dataset = replace(dataset, samples=tuple(dataset.samples[i] for i in rows))
-    sources = {reference: found.source, **{str(path): sha256_file(path) for path in paths}}
+    listed = [options.gene_list] if options.gene_list is not None and options.gene_list.is_file() else []
+    sources = {reference: source, **{str(path): sha256_file(path) for path in (*paths, *listed)}}
     return Spots(
         name=reference,
-        dataset=dataset,
-        facts={name: tuple(values[i] for i in rows) for name, values in found.facts.items()},
+        dataset=None,
+        facts={name: tuple(values[i] for i in rows) for name, values in facts.items()},
         sections=tuple(sections[i] for i in rows),
         x=x[rows],
         y=y[rows],
         expression=expression,
         genes=genes,
         depth=depth[rows],
+        rows=rows,
         left_out={reason: count for reason, count in left_out.items() if count},
         sources={name: digest([value]) for name, value in sources.items()},
     )
 
 
 def _normalised(
-    counts: NDArray[np.float32], depth: NDArray[Any], options: ExpressionOptions
+    counts: NDArray[np.float32], depth: NDArray[Any], options: SpotOptions
 ) -> NDArray[np.float32]:
     """Normalise by the depth over all genes of a spot's own table, more than all tables share."""
     if options.transform != "log1p-total":

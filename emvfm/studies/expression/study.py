@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emvfm.errors import MissingError, UsageError
+from emvfm.errors import UsageError
 from emvfm.expression.counts import NORMALISATIONS
 from emvfm.expression.crossvalidation import FoldPredictions, Model, cross_validate
 from emvfm.expression.dependence import Reach, residual_reach
-from emvfm.expression.folds import Fold, block_folds, leave_one_out, pitch, spatial_blocks
-from emvfm.expression.genes import named_genes, variable_genes
+from emvfm.expression.folds import Fold
 from emvfm.expression.regressors import HEADS, PRESETS, Head
 from emvfm.expression.retrieval import RetrievalScore, score_retrieval
 from emvfm.expression.scores import Scores, score_models, verdict
 from emvfm.segmentation.comparison import holm
+from emvfm.studies.bench.corrections import CorrectionPlan, plan_of
+from emvfm.studies.expression.design import design_of
 from emvfm.studies.expression.features import models_of
 from emvfm.studies.expression.options import ExpressionOptions
 from emvfm.studies.expression.spots import Spots, open_spots
@@ -57,6 +58,8 @@ class Study:
         Usual distance of neighbours, in the unit of positions.
     group
         What was left out together: a fact, ``sections`` or ``strips``.
+    correction
+        Of all embeddings, fitted anew in every fold.
     """
 
     spots: Spots
@@ -67,6 +70,7 @@ class Study:
     unit: float
     group: str
     heads: tuple[HeadScores, ...]
+    correction: CorrectionPlan | None = None
 
     @property
     def question(self) -> Model:
@@ -87,6 +91,7 @@ class Study:
                 for i, f in enumerate(self.folds)
             ],
             "left_out": dict(self.spots.left_out),
+            "correction": None if self.correction is None else self.correction.to_json(),
             "heads": [
                 {
                     "head": each.head.to_json(),
@@ -116,6 +121,7 @@ def protocol(study: Study) -> dict[str, Any]:
         "expression": NORMALISATIONS[options.transform],
         "genes": "named" if options.gene or options.gene_list else chosen,
         "left out": study.group,
+        "correction": "none" if study.correction is None else study.correction.protocol,
         "correlation": "per gene over the tested spots of a fold; mean over genes, then folds; undefined ones counted",
         "interval": f"bootstrap of blocks within sections and of genes, {options.samples} draws, seed {options.seed}",
         "block": f"squares of {options.block:g} distances of neighbours ({options.block * study.unit:.4g})",
@@ -145,43 +151,6 @@ def _settled(options: ExpressionOptions) -> ExpressionOptions:
         raise UsageError("the preset has its own penalty", where="--alpha", got=options.alpha)
     # What HEST's code does; its text promises totals.
     return replace(options, transform="log1p") if options.transform == "log1p-total" else options
-
-
-def _wanted(options: ExpressionOptions) -> tuple[str, ...]:
-    if options.gene_list is None:
-        return options.gene
-    if options.gene:
-        raise UsageError("genes are named twice", where="--gene-list", todo="give it or --gene")
-    try:
-        text = options.gene_list.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise MissingError("no such list of genes", where=options.gene_list) from None
-    except UnicodeDecodeError as error:
-        raise UsageError("not a list of genes", where=options.gene_list, got=error) from None
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
-
-
-def _chooser(
-    options: ExpressionOptions, spots: Spots
-) -> Callable[[NDArray[Any], Sequence[str]], NDArray[np.intp]]:
-    wanted = _wanted(options)
-    if wanted or options.gene_list is not None:
-        named = named_genes(spots.genes, wanted)
-        return lambda values, sections: named
-    return lambda values, sections: variable_genes(values, sections, options.genes, detected=options.detected)
-
-
-def _folds(
-    spots: Spots, options: ExpressionOptions, unit: float, blocks: NDArray[np.intp]
-) -> tuple[tuple[Fold, ...], str]:
-    if options.group is not None:
-        return leave_one_out(spots.column(options.group, "--group")), options.group
-    if len(set(spots.sections)) > 1:
-        return leave_one_out(spots.sections), "sections"
-    folds = block_folds(
-        spots.x, spots.y, spots.sections, blocks, options.strips, buffer=options.buffer * unit
-    )
-    return folds, f"strips, {options.buffer:g} distances of neighbours around them kept free"
 
 
 def _pairs(models: Sequence[Model]) -> list[tuple[str, str]]:
@@ -228,19 +197,21 @@ def run_study(
     options = _settled(options)
     heads = heads_of(options)
     spots = open_spots(workspace, reference, options)
-    choose = _chooser(options, spots)
+    plan = plan_of(spots.facts, len(spots), options)
+    if plan is not None and spots.dataset is None:
+        raise UsageError("no embeddings to correct", where="--correct", got=reference, expected="a dataset")
+    design = design_of(spots, options, options.group)
     if options.cell_type is not None:
         spots.column(options.cell_type, "--cell-type")  # before images are embedded
-    unit = pitch(spots.x, spots.y, spots.sections)
-    blocks = spatial_blocks(spots.x, spots.y, spots.sections, options.block * unit)
-    folds, group = _folds(spots, options, unit, blocks)
+    unit, blocks, folds, group = design.unit, design.blocks, design.folds, design.group
     models = models_of(spots, options, workspace, console=console)
     models = _named_apart(models)
     found = []
     for head in heads:
         predicted = cross_validate(
-            models, spots.expression, folds, spots.sections, blocks, head, choose, seed=options.seed
-        )
+            models, spots.expression, folds, spots.sections, blocks, head, design.choose,
+            prepare=None if plan is None else lambda x, tested: plan.fit(x, tested)[0], seed=options.seed,
+        )  # fmt: skip
         scores = score_models(
             models, predicted, spots.genes, spots.sections, blocks, _pairs(models), samples=options.samples,
             level=options.level, seed=options.seed,
@@ -254,7 +225,7 @@ def run_study(
                 seed=options.seed,
             )  # fmt: skip
         found.append(HeadScores(head, _corrected(scores, models), predicted, reach, retrieval))
-    return Study(spots, options, tuple(models), folds, blocks, unit, group, tuple(found))
+    return Study(spots, options, tuple(models), folds, blocks, unit, group, tuple(found), plan)
 
 
 def _named_apart(models: Sequence[Model]) -> list[Model]:

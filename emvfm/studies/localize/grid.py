@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from emvfm.localization.leak import Leak, leak_of
 from emvfm.localization.levels import Level, LevelScores, other_levels
 from emvfm.localization.options import HeadOptions, ProtocolOptions
 from emvfm.localization.predictions import Interval
+from emvfm.studies.bench.corrections import CorrectionPlan, plan_of
 from emvfm.studies.localize.members import Member, members_of
 from emvfm.studies.localize.options import LocalizeOptions, head_of, protocol_of, settle_preset
 from emvfm.studies.localize.task import Task, make_task, with_folds
@@ -89,6 +90,7 @@ class Localization:
     score: str
     runs: tuple[MemberRun, ...]
     comparisons: tuple[Comparison, ...]
+    correction: CorrectionPlan | None = None
 
     @property
     def best(self) -> MemberRun:
@@ -104,6 +106,7 @@ class Localization:
         """Return everything but the arrays as strict JSON types."""
         return {
             "task": self.task.to_json(),
+            "correction": None if self.correction is None else self.correction.to_json(),
             "score": self.score,
             "runs": [run.to_json() for run in self.runs],
             "comparisons": [comparison.to_json() for comparison in self.comparisons],
@@ -131,6 +134,9 @@ def _aligned(profiles: Profiles, ids: Sequence[str], first: str) -> NDArray[np.f
     return profiles.features[[place[name] for name in ids]]
 
 
+Prepare = Callable[[NDArray[np.intp]], NDArray[np.float32]]
+
+
 def _efficiency(
     features: NDArray[np.float32],
     task: Task,
@@ -138,6 +144,7 @@ def _efficiency(
     protocol: ProtocolOptions,
     config: LocalizeOptions,
     full: MemberRun | None,
+    prepare: Prepare | None,
     device: str,
 ) -> tuple[EfficiencyPoint, ...]:
     shares = sorted({share for share in config.share if share < 1})
@@ -145,7 +152,7 @@ def _efficiency(
         return ()
     found = label_efficiency(
         features, task.labels, task.folds, head, protocol, shares, config.score,
-        units=task.units, samples=config.samples, device=device,
+        units=task.units, samples=config.samples, prepare=prepare, device=device,
     )  # fmt: skip
     if full is None:
         return found
@@ -164,6 +171,7 @@ def _one(
     features: NDArray[np.float32],
     task: Task,
     config: LocalizeOptions,
+    prepare: Prepare | None,
     device: str,
     console: Console | None,
 ) -> MemberRun:
@@ -181,7 +189,7 @@ def _one(
     def run_on(chosen: Task, own: ProtocolOptions, levels: Sequence[Level] = ()) -> CrossValidation:
         return cross_validate(
             features, chosen.labels, chosen.groups, head, own, folds=chosen.folds, names=task.names,
-            units=task.units, levels=levels, device=device, progress=say,
+            units=task.units, prepare=prepare, levels=levels, device=device, progress=say,
         )  # fmt: skip
 
     levels = other_levels(task.labels, task.folds, task.units, protocol.level, single=task.single)
@@ -205,7 +213,9 @@ def _one(
         for one in run.others
     )
     return replace(
-        found, levels=beside, efficiency=_efficiency(features, task, head, protocol, config, found, device)
+        found,
+        levels=beside,
+        efficiency=_efficiency(features, task, head, protocol, config, found, prepare, device),
     )
 
 
@@ -233,15 +243,18 @@ def localize(
         raise UsageError("not a share", where="--share", got=list(config.share), expected="in (0, 1]")
     device = _device(config)
     task: Task | None = None
+    plan: CorrectionPlan | None = None
     ids: tuple[str, ...] = ()
     runs: list[MemberRun] = []
     for member in members:
         profiles = open_profiles(workspace, member.source, member.options, console)
         if task is None:
             ids = profiles.ids
+            plan = plan_of(profiles.facts, len(ids), config)
             task = make_task(profiles.facts, ids, config, protocol_of(config), single=config.single)
-        features = _aligned(profiles, ids, members[0].source)[task.rows]
-        runs.append(_one(member, profiles, features, task, config, device, console))
+        features = _aligned(profiles, ids, members[0].source)
+        prepare = None if plan is None else plan.within(features, task.rows)
+        runs.append(_one(member, profiles, features[task.rows], task, config, prepare, device, console))
     assert task is not None  # there is a member, else `members_of` had refused
     comparisons: tuple[Comparison, ...] = ()
     if len(runs) > 1:
@@ -249,7 +262,7 @@ def localize(
             {run.name: run.run for run in runs}, config.score, against=config.against,
             samples=config.samples, level=config.coverage, seed=config.seed,
         )  # fmt: skip
-    return Localization(task, config.score, tuple(runs), comparisons)
+    return Localization(task, config.score, tuple(runs), comparisons, plan)
 
 
 def _device(config: LocalizeOptions) -> str:

@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le
 
 from emvfm.config import Doc
 from emvfm.localization.options import HeadOptions, ProtocolOptions, preset
+from emvfm.studies.bench.options import FoldCorrectionOptions
 from emvfm.studies.profiles import ProfileOptions
 
 __all__ = ["PANELS", "LocalizeOptions", "TaskOptions", "head_of", "protocol_of", "settle_preset"]
@@ -77,7 +78,7 @@ _Ways = Annotated[
 
 
 @dataclass(frozen=True)
-class LocalizeOptions(TaskOptions, HeadOptions, ProtocolOptions, ProfileOptions):
+class LocalizeOptions(TaskOptions, HeadOptions, ProtocolOptions, FoldCorrectionOptions, ProfileOptions):
     """How ``bench localize`` embeds, learns and tests.
 
     `backbone` holds several, each of them a name with options of its own: ``dinov2,weights=FILE,input_size=224``;
@@ -114,6 +115,7 @@ PANELS = {
         *(name for name in _names(ProtocolOptions) if name != "seed"),
     ),
     "Head": _names(HeadOptions),
+    "Correction": _names(FoldCorrectionOptions),
     "Embeddings": tuple(name for name in _names(ProfileOptions) if name != "seed"),
 }
 

@@ -290,6 +290,8 @@ def remarks(found: Localization) -> list[str]:
     made = {run.member.backbone: run.label for run in found.runs if run.member.backbone}
     said += [f"{asked}: {label}" for asked, label in made.items() if asked != label]
     said += task.remarks
+    if found.correction is not None:
+        said.append(f"embeddings are corrected: {found.correction.protocol}")
     constant = floor(found)
     said.append(
         f"without looking: macro F1 {constant['macro_f1_present']:.3f}, exact match {constant['exact_match']:.3f}"
