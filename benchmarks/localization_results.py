@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.document import Document
+from benchmarks.localization_heads import heads
 from benchmarks.localization_steps import BENCHES, PIXELS, SEEDS, Bench, Work, compose_all, opencell
 from benchmarks.localization_texts import CLOSING, INTRODUCTION, TEXTS
 from benchmarks.study import Study
@@ -277,6 +278,8 @@ def write(study: Study, page: Path, *, reduced: bool = False, without: Sequence[
     for bench in BENCHES:
         if bench.name not in without:
             _bench(document, work, bench, images)
+    if "heads" not in without:
+        heads(document, work, [bench for bench in BENCHES if bench.name not in without], _title)
     _leaks(document, work, images)
     document.section("What this shows and what it cannot")
     document.bullets([sentence for name, sentence in CLOSING if name not in without])
@@ -289,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--root", type=Path, default=Path("emvfm-workspace"))
     parser.add_argument("--out", type=Path, default=Path("docs/results-localization.md"))
     parser.add_argument("--reduced", action="store_true", help="one untrained twin")
-    sets = [bench.name for bench in BENCHES]
+    sets = [*(bench.name for bench in BENCHES), "heads"]
     parser.add_argument(
         "--without", action="append", default=[], choices=sets, help="leave a set out; repeatable"
     )

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.localization_texts import KAGGLE_NAMES
 from benchmarks.study import WEIGHTS, Study
+from emvfm.localization.label_spaces import KAGGLE_NAMES
 from emvfm.localization.simulation import simulate_embeddings
 from emvfm.provenance import digest
 from emvfm.workspace import read_json, write_json, write_text
@@ -86,25 +86,40 @@ class Work:
         if not (self.study.dataset(name) / "dataset.json").is_file():
             self.study.call("data", "compose", name, *arguments)
 
-    def backbones(self) -> list[str]:
-        """Return the options of all members of a grid."""
+    def backbones(self, seeds: Sequence[int] | None = None) -> list[str]:
+        """Return the options of all members of a grid, with an untrained twin a seed."""
         weights = self.study.shared / "weights"
         names = [
             f"dinov2_vits14,weights={weights / WEIGHTS}",
             f"timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k,weights={weights / TINY}",
-            *(f"dinov2_vits14,untrained,init_seed={seed}" for seed in self.seeds),
+            *(
+                f"dinov2_vits14,untrained,init_seed={seed}"
+                for seed in (self.seeds if seeds is None else seeds)
+            ),
             PIXELS,
         ]
         return [part for name in names for part in ("--backbone", name)]
 
+    def asked(self, bench: Bench) -> list[str]:
+        """Return the options that say what is predicted."""
+        return [str(self.names()) if part == "NAMES" else part for part in bench.asked]
+
     def grid(self, bench: Bench) -> dict[str, Any]:
         """Test all backbones by all ways of channels on one set."""
-        asked = [str(self.names()) if part == "NAMES" else part for part in bench.asked]
         ways = [part for way in bench.ways for part in ("--channels", way)]
         mapping = ["--map", bench.mapping] if bench.mapping else []
         return self.once(
-            "bench", "localize", bench.name, *asked, "--head", bench.head, "--input-size", str(bench.size),
+            "bench", "localize", bench.name, *self.asked(bench), "--head", bench.head, "--input-size", str(bench.size),
             *self.backbones(), *ways, *mapping, "--against", PIXELS, "--panels", "0",
+        )  # fmt: skip
+
+    def headed(self, bench: Bench, head: Sequence[str]) -> dict[str, Any]:
+        """Test one untrained twin and the others, channels joined and mapped, by another head."""
+        ways = [part for way in bench.ways if way in ("replicate", "map") for part in ("--channels", way)]
+        mapping = ["--map", bench.mapping] if bench.mapping else []
+        return self.once(
+            "bench", "localize", bench.name, *self.asked(bench), *head, "--input-size", str(bench.size),
+            *self.backbones(self.seeds[:1]), *ways, *mapping, "--against", PIXELS, "--panels", "0",
         )  # fmt: skip
 
     def resized(self, bench: Bench, size: int) -> dict[str, Any]:

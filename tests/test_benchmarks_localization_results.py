@@ -81,14 +81,14 @@ def test_a_command_is_run_once_and_again_when_its_folder_is_gone(tmp_path) -> No
 
 
 def test_no_member_is_called_what_it_is_not() -> None:
-    results, _, texts = _modules()
+    results, steps, _ = _modules()
     titles = [results._title(run["backbone"]) for run in GRID["runs"]]
     assert titles == [
         "ViT-S/14 (imgfocus)", "ViT-S/14, untrained, seed 0", "ViT-S/14, untrained, seed 1", "pixel:all",
     ]  # fmt: skip
     assert results._title("timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k") == "ViT-Ti/16 (timm)"
-    assert len(texts.KAGGLE_NAMES) == 28
-    assert not any(";" in name for name in texts.KAGGLE_NAMES)  # which parts labels
+    assert len(steps.KAGGLE_NAMES) == 28
+    assert not any(";" in name for name in steps.KAGGLE_NAMES)  # which parts labels
 
 
 def test_a_section_has_every_member_both_deviations_and_the_floor(tmp_path) -> None:
@@ -139,3 +139,66 @@ def test_crops_are_thinned_and_simulated_rows_share_their_protein(tmp_path) -> N
         assert found["protein"].tolist() == ["P"] * 4 + ["Q"] * 4
         assert len(set(found["id"].tolist())) == 8
         assert np.abs(found["features"][:4] - found["features"][0]).max() < 0.6
+
+
+def _grid_of(folder: Path, right: dict[str, float], seed: int) -> dict[str, Any]:
+    """Write what a grid of runs leaves of its predictions; return its record."""
+    rng = np.random.default_rng(seed)
+    truth = np.array([[i % 2, 1] for i in range(60)], bool)
+    runs = []
+    (folder / "predictions").mkdir(parents=True)
+    for number, (name, share) in enumerate(right.items(), 1):
+        said = np.where(rng.random(truth.shape) < share, truth, ~truth)
+        rows = [
+            [f"r{i}", f"g{i // 3}", i // 3 % 3, *(";".join(c for c, own in zip("ab", flags, strict=True) if own)
+             for flags in (truth[i], said[i])), *said[i].astype(float)]
+            for i in range(60)
+        ]  # fmt: skip
+        with (folder / "predictions" / f"{number}-run.csv").open("w", newline="") as stream:
+            csv.writer(stream).writerows([["id", "group", "fold", "labels", "predicted", "a", "b"], *rows])
+        backbone, _, way = name.partition(" · ")
+        interval = {"metric": "macro_f1_present", "value": share, "low": share - 0.1, "high": share + 0.1,
+                    "p_value": None, "level": 0.95, "n": 60, "n_groups": 20, "seed": 0, "protocol": "3 folds",
+                    "bias": 0.0}  # fmt: skip
+        runs.append({"name": name, "backbone": backbone, "channels": way, "interval": interval})
+    return {
+        "folder": str(folder),
+        "runs": runs,
+        "task": {"classes": ["a", "b"]},
+        "score": "macro_f1_present",
+    }
+
+
+def test_another_head_stands_beside_logistic_regression_and_its_rivals(tmp_path) -> None:
+    results, steps, _ = _modules()
+    section = importlib.import_module("benchmarks.localization_heads")
+    rights = {
+        "dinov2_vits14 · map": 0.9,
+        "dinov2_vits14, untrained, init_seed 0 · map": 0.6,
+        "pixel:all": 0.7,
+    }
+    plain = _grid_of(tmp_path / "plain", {**rights, "dinov2_vits14 · mean": 0.5}, 0)
+    grids = {name: _grid_of(tmp_path / name, rights, 1) for name, _ in section.HEADS}
+
+    class Work:
+        def grid(self, bench: object) -> dict[str, Any]:
+            return plain
+
+        def headed(self, bench: object, options: tuple[str, ...]) -> dict[str, Any]:
+            return grids[next(name for name, own in section.HEADS if own == options)]
+
+    found = section.read_predictions(plain, "pixel:all")
+    truth, said = found.labels.astype(int), found.decided.astype(int)
+    assert (truth.shape, found.folds, len(set(found.group.tolist()))) == ((60, 2), 3, 20)
+    assert 0.5 < (truth == said).mean() < 0.9
+    document = importlib.import_module("benchmarks.document").Document("T", "c", "I.")
+    section.heads(document, Work(), [steps.BENCHES[0]], results._title)
+    document.write(tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text()
+    assert (
+        "| backbone | channels | logreg [95 %] | mlp | minus logreg | p | dino4cells | minus logreg | p |"
+        in text
+    )
+    assert "| ViT-S/14 (imgfocus) | map | 0.900 [0.800, 1.000] | 0.900 [0.800, 1.000] |" in text
+    assert text.count("| ViT-S/14 (imgfocus) | map | ViT-S/14, untrained, seed 0 | +") == 1
+    assert text.count("| ViT-S/14 (imgfocus) | map | pixel:all | +") == 1
