@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from benchmarks.localization_heads import heads
 from benchmarks.localization_steps import BENCHES, PIXELS, SEEDS, Bench, Work, compose_all, opencell
 from benchmarks.localization_texts import CLOSING, INTRODUCTION, TEXTS
 from benchmarks.study import Study
+from benchmarks.verdicts import verdict_table
 from emvfm.localization.simulation import expected_leak
 from emvfm.report.localization_figures import score_bars
 from emvfm.workspace import write_bytes
@@ -135,18 +136,13 @@ def _audit(page: Document, work: Work, found: dict[str, Any]) -> None:
         f"Paired differences in macro F1, {audit['protocol']}; each way of channels against its own untrained twins, "
         f"seed {audit['seed']}:"
     )
-    rows = []
-    for v in audit["verdicts"]:
+
+    def compared(v: Mapping[str, Any]) -> list[str]:
         name, _, way = v["trained"].partition(" · ")
-        e = v["estimate"]
-        rival = (
-            "pixel:all"
-            if v["role"] == "baseline"
-            else "ViT-S/14, untrained" + (f", mean of {twins} seeds" if twins > 1 else "")
-        )
-        rows.append([_title(name), way or "as they are", rival, _between(e["value"], e["low"], e["high"], "+"),
-                     _number(v["p_value"]), _number(v["p_holm"])])  # fmt: skip
-    page.table(["trained", "channels", "minus", "difference [95 %]", "p", "p, Holm"], rows)
+        untrained = "ViT-S/14, untrained" + (f", mean of {twins} seeds" if twins > 1 else "")
+        return [_title(name), way or "as they are", PIXELS if v["role"] == "baseline" else untrained]
+
+    verdict_table(page, audit, ["trained", "channels", "minus"], compared)
     for role, rival in (("untrained", "untrained ViT-S/14"), ("baseline", PIXELS)):
         own = [v for v in audit["verdicts"] if v["role"] == role]
         above, below = (
