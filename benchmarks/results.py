@@ -29,7 +29,7 @@ FROZEN, TOKENS, LORA, UNET = "frozen", "frozen, tokens alone", "LoRA", "U-Net"
 KINDS: dict[str, tuple[str, ...]] = {
     FROZEN: (),
     TOKENS: ("--head", "deconv", "--lr", "0.002", "--crop", "448", "--steps", "600"),
-    LORA: ("--lora", "--steps", "300", "--warp", "0.2"),
+    LORA: ("--lora", "--steps", "300"),
     # Half the size and a narrow net: what a processor trains in the minutes that the frozen head takes.
     UNET: (
         "--backbone",

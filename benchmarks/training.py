@@ -114,7 +114,7 @@ def lora_step(config: TrainConfig, folder: Path, rounds: int) -> dict[str, Any]:
     inject_lora(backbone, config)
     model = build_model(config, backbone)
     model.head.to(model.device)
-    cropping = Cropping(config.crop)
+    cropping = Cropping(config.crop or 0)
     crops = ImageCrops([open_dataset(workspace, "a:train")], preprocess_of(config, model), cropping)
     loop, state = _loop(config, model, crops, folder)
     batch = crops.batch(state.sampler.draw(config.batch or 2), state.rng)
@@ -149,7 +149,7 @@ def frozen_epoch(config: TrainConfig, folder: Path, rounds: int) -> dict[str, An
     preprocess = preprocess_of(config, model)
     stored = [[embed_dataset(slices, backbone, config, workspace)]]
     seen = preprocess if model.sees_pixels else None
-    cached = TokenCrops(stored, Cropping(config.crop), preprocess=seen)
+    cached = TokenCrops(stored, Cropping(config.crop or 0), preprocess=seen)
     steps = -(-len(slices) // (config.batch or 4))
 
     def epoch(side: int | None) -> Callable[[], None]:
@@ -165,7 +165,7 @@ def frozen_epoch(config: TrainConfig, folder: Path, rounds: int) -> dict[str, An
 
         return run
 
-    result = paired({"cached": epoch(None), "crops": epoch(config.crop), "whole": epoch(0)}, rounds)
+    result = paired({"cached": epoch(None), "crops": epoch(config.crop or 0), "whole": epoch(0)}, rounds)
     ratios = {name: result.ratio(name, "cached") for name in ("crops", "whole")}
     return {
         "seconds": {name: result.median(name) for name in ("cached", "crops", "whole")},

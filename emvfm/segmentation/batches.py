@@ -27,6 +27,7 @@ from emvfm.segmentation.augmentation import (
 )
 from emvfm.segmentation.geometry import as_map, target_of
 from emvfm.segmentation.losses import IGNORE
+from emvfm.segmentation.warping import draw_warp, resample, resample_tokens
 from emvfm.store.view import Embeddings
 
 __all__ = ["Batch", "Batches", "Cropping", "ImageCrops", "TokenCrops"]
@@ -87,8 +88,8 @@ class Cropping:
     foreground
         Chance that a crop is laid around a pixel of foreground.
     varied
-        How crops are flipped, warped and changed in grey level; tokens can only be flipped and turned, and pixels
-        beside tokens not be warped.
+        How crops are flipped, warped and changed in grey level. Tokens without pixels beside them are only flipped
+        and turned.
     """
 
     side: int = 448
@@ -237,22 +238,45 @@ class TokenCrops:
 
     def batch(self, picks: Sequence[Pick], rng: np.random.Generator) -> Batch:
         """Return crops of tokens, of their targets, and of pixels if the head sees them."""
-        tokens, targets, pixels = [], [], []
-        p, (rows, columns) = self.patch, self.size
+        tokens, targets, pixels, p = [], [], [], self.patch
         for source, i in picks:
             view = int(rng.integers(len(self.views)))
             target = self._target(source, i, view)
             patches, grey = self._load(source, i, view)
-            y, x = self.cropping.corner(rng, target, self.size, p)
-            under = slice(y * p, (y + rows) * p), slice(x * p, (x + columns) * p)
+            corner = self.cropping.corner(rng, target, self.size, p)
             turn = self.cropping.turn(rng, self.size)
-            inside = as_map(patches[:, y : y + rows, x : x + columns])
-            tokens.append(turn(torch.from_numpy(inside)))
-            targets.append(turn(torch.from_numpy(target[under].astype(np.int64))))
-            if grey is not None and self._grey is not None:
-                graded = self.cropping.graded(grey[under], rng)
-                pixels.append(turn(self._grey.normalised(graded)))
+            inside, under, seen = self._cut(patches, target, grey, corner, rng)
+            tokens.append(turn(inside))
+            targets.append(turn(torch.from_numpy(under.astype(np.int64))))
+            if seen is not None and self._grey is not None:
+                pixels.append(turn(self._grey.normalised(self.cropping.graded(seen, rng))))
         return Batch(torch.stack(targets), torch.stack(tokens), torch.stack(pixels) if pixels else None)
+
+    def _cut(
+        self,
+        patches: np.ndarray,
+        target: NDArray[np.uint8],
+        grey: NDArray[np.float32] | None,
+        corner: Size,
+        rng: np.random.Generator,
+    ) -> tuple[Tensor, NDArray[np.uint8], NDArray[np.float32] | None]:
+        """Return the tokens, the target and the grey levels of a crop, where there are any, warped together."""
+        p, (rows, columns) = self.patch, self.size
+        size, v = (rows * p, columns * p), self.cropping.varied
+        (y, x), (down, right) = corner, (0, 0)
+        warped = grey is not None and rng.random() < v.warp
+        if warped:
+            down, right = (-(-more // p) for more in margin_of(size, v))
+        cells = (slice(y - down, y + rows + down), slice(x - right, x + columns + right))
+        parts = [slice(cell.start * p, cell.stop * p) for cell in cells]
+        tokens = torch.from_numpy(as_map(np.stack([_beyond(layer, cells) for layer in patches])))
+        under, seen = _beyond(target, parts, IGNORE), None if grey is None else _beyond(grey, parts)
+        if not warped or seen is None:
+            return tokens, under, seen
+        warp = draw_warp(rng, size, rotation=v.rotation, zoom=v.zoom, elastic=v.elastic)
+        moved = resample_tokens(tokens, warp, p, size)
+        seen, under = resample(seen, under, warp, size)
+        return moved, under, np.clip(seen, 0, 1, out=seen)
 
     def foreground(self) -> list[list[float]]:
         """Return the share of foreground of every slice, as the plain view shows it."""
@@ -305,13 +329,19 @@ def _around(
     grey: np.ndarray, target: NDArray[np.uint8], corner: Size, size: Size, margin: Size
 ) -> tuple[np.ndarray, NDArray[np.uint8]]:
     """Return a crop with a margin on each side; beyond the image there is its mirror, and no label."""
-    parts, missing = [], []
-    for first, side, more, whole in zip(corner, size, margin, target.shape, strict=True):
-        low, high = max(0, first - more), min(whole, first + side + more)
-        parts.append(slice(low, high))
-        missing.append((low - (first - more), first + side + more - high))
-    inside, under = grey[tuple(parts)], target[tuple(parts)]
+    parts = [
+        slice(first - more, first + side + more)
+        for first, side, more in zip(corner, size, margin, strict=True)
+    ]
+    return _beyond(grey, parts), _beyond(target, parts, IGNORE)
+
+
+def _beyond(array: np.ndarray, parts: Sequence[slice], fill: int | None = None) -> np.ndarray:
+    """Return a part of the first two axes that may reach beyond them: into the mirror, or what `fill` says."""
+    missing = [(max(0, -p.start), max(0, p.stop - n)) for p, n in zip(parts, array.shape, strict=False)]
+    inside = array[tuple(slice(max(0, p.start), p.stop) for p in parts)]
     if not any(map(any, missing)):
-        return inside, under
-    deep = [*missing, (0, 0)][: grey.ndim]
-    return np.pad(inside, deep, mode="symmetric"), np.pad(under, missing, constant_values=IGNORE)
+        return inside
+    if fill is not None:
+        return np.pad(inside, missing, constant_values=fill)
+    return np.pad(inside, [*missing, (0, 0)][: array.ndim], mode="symmetric")

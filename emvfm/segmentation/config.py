@@ -15,7 +15,7 @@ from emvfm.segmentation.evaluation_options import EvalConfig
 __all__ = ["EvalConfig", "TrainConfig"]
 
 
-_Head = Literal["deconv", "linear", "deconv-reference", "dpt", "fpn", "detail"]
+_Head = Literal["deconv", "linear", "deconv-reference", "dpt", "fpn", "detail", "unet"]
 _Loss = Literal[
     "ce", "dice", "dice-background", "ce+dice", "tversky", "focal", "ce+boundary", "dice+boundary"
 ]
@@ -49,11 +49,14 @@ class TrainConfig(Augmentation, LoraOptions, BackboneOptions):
             "Tokens twice as close, from the patch grid moved by half a patch, or the image at twice the size."
         ),
     ] = "none"
-    head: Annotated[_Head, Doc("Segmentation head; detail also sees the pixels.")] = "detail"
-    width: Annotated[int, Gt(0), Doc("Channels of the deconv, dpt, fpn and detail heads.")] = 96
+    head: Annotated[_Head, Doc("Segmentation head; unet and detail also see the pixels.")] = "unet"
+    width: Annotated[int | None, Gt(0), Doc("Channels in the head; without it 128 for unet, else 96.")] = None
     dropout: Annotated[
-        float, Ge(0), Lt(1), Doc("Channel dropout in the head, or at the U-Net's coarsest level.")
+        float, Ge(0), Lt(1), Doc("Channel dropout in the head, or at a U-Net's coarsest level.")
     ] = 0.2
+    token_dropout: Annotated[
+        float, Ge(0), Lt(1), Doc("Chance that a head which sees pixels does without a crop's tokens.")
+    ] = 0.3
     unet_width: Annotated[int, Gt(0), Doc("Channels of the first level of --backbone unet.")] = 32
     unet_depth: Annotated[int, Ge(1), Le(6), Doc("Halvings in --backbone unet.")] = 4
     views: Annotated[
@@ -77,12 +80,18 @@ class TrainConfig(Augmentation, LoraOptions, BackboneOptions):
         Literal["split", "random"],
         Doc("split: the val split; random: a tenth of the train and val slices, neighbours of trained ones."),
     ] = "split"
-    steps: Annotated[int | None, Gt(0), Doc("Optimiser steps; without it 1000, for LoRA or full 200.")] = None
-    batch: Annotated[int | None, Gt(0), Doc("Crops a step; without it 2 for LoRA or full, else 4.")] = None
+    steps: Annotated[
+        int | None, Gt(0), Doc("Optimiser steps; without it 750, for LoRA or full 200, for a U-Net 1000.")
+    ] = None
+    batch: Annotated[int | None, Gt(0), Doc("Crops a step; without it 4 for --backbone unet, else 2.")] = None
     accumulate: Annotated[int, Gt(0), Doc("Batches whose gradients make one step.")] = 1
     crop: Annotated[
-        int, Ge(0), Doc("Side of a training crop in pixels of the model's input; 0: whole images.")
-    ] = 336
+        int | None,
+        Ge(0),
+        Doc(
+            "Side of a training crop in input pixels; without it 336 for LoRA or full, else 448; 0: whole images."
+        ),
+    ] = None
     lr: Annotated[float, Gt(0), Doc("Highest learning rate of the head.")] = 3e-3
     lora_lr: Annotated[float, Gt(0), Doc("Highest learning rate of the adapter.")] = 5e-4
     full_lr: Annotated[float, Gt(0), Doc("Highest learning rate of the last block in --full.")] = 5e-5
@@ -111,7 +120,7 @@ class TrainConfig(Augmentation, LoraOptions, BackboneOptions):
         bool, Doc("Begin LoRA or --full with the head trained on the frozen backbone (arXiv 2202.10054).")
     ] = True
     head_steps: Annotated[int, Gt(0), Doc("Steps of that head; its other options are those given here.")] = (
-        1000
+        750
     )
     warm_lr: Annotated[float, Gt(0), Doc("Highest learning rate of a head that begins trained.")] = 3e-4
     tensorboard: Annotated[bool, Doc("Write the run for TensorBoard, too (extra: tensorboard).")] = False

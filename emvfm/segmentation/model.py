@@ -120,7 +120,8 @@ def _half(config: TrainConfig, device: torch.device) -> bool:
 
 
 def build_model(config: TrainConfig, backbone: Backbone | None) -> SegmentationModel:
-    """Return the model of `config` on an opened backbone, its head untrained and still in main memory."""
+    """Return the model of a resolved `config` on an opened backbone, its head untrained and in main memory."""
+    assert config.width is not None
     if backbone is None:
         unet = UNet(config.unet_width, config.unet_depth, dropout=config.dropout)
         device = choose_device(config.device)
@@ -133,6 +134,7 @@ def build_model(config: TrainConfig, backbone: Backbone | None) -> SegmentationM
         patch=backbone.patch,
         width=config.width,
         dropout=config.dropout,
+        token_dropout=config.token_dropout,
     )
     amp = _half(config, backbone.device)
     return SegmentationModel(head, backbone, layers, backbone.device, backbone.patch, amp)

@@ -29,15 +29,15 @@ __all__ = [
 
 UNET = "unet"
 #: Heads that see the image beside the tokens.
-PIXEL_HEADS = ("detail",)
+PIXEL_HEADS = ("detail", "unet")
 Adaptation = Literal["frozen", "lora", "full", "scratch"]
 
-#: Steps and crops a step where nobody says them.
-_BUDGET: dict[Adaptation, tuple[int, int]] = {
-    "frozen": (1000, 4),
-    "lora": (200, 2),
-    "full": (200, 2),
-    "scratch": (1000, 4),
+#: Steps, crops a step, and their side, where nobody says them.
+_BUDGET: dict[Adaptation, tuple[int, int, int]] = {
+    "frozen": (750, 2, 448),
+    "lora": (200, 2, 336),
+    "full": (200, 2, 336),
+    "scratch": (1000, 4, 448),
 }
 _EPOCHS_ALONE, _EPOCHS_TOGETHER, _PATIENCE, _LONG_EDGE = 1000, 80, 20, 1022
 
@@ -230,32 +230,42 @@ def resolved(config: TrainConfig, train_slices: int) -> TrainConfig:
         Options contradict each other, or the protocol.
     """
     _check(config)
-    steps, batch = _BUDGET[adaptation_of(config)]
+    steps, batch, crop = _BUDGET[adaptation_of(config)]
     if config.scale is not None:
         config = replace(config, input_size=f"x{config.scale:g}", scale=None)
     if config.protocol == "paper":
         config = _by_the_paper(config, train_slices)
     weights = None if config.weights is None else config.weights.expanduser().absolute()
-    return replace(config, steps=config.steps or steps, batch=config.batch or batch, weights=weights)
+    return replace(
+        config,
+        steps=config.steps or steps,
+        batch=config.batch or batch,
+        crop=crop if config.crop is None else config.crop,
+        width=config.width or (128 if config.head == "unet" else 96),
+        weights=weights,
+    )
 
 
 _LORA = {*(field.name for field in fields(LoraOptions)), "lora_lr", "lora_weight_decay"}
 _FULL = {"full_lr", "layer_decay"}
 _UNET = {"unet_width", "unet_depth"}
 _START = {"warm_start", "head_steps", "warm_lr"}
-_MOVED = {"warp", "rotation", "zoom", "elastic"}  # of images alone: tokens can't be moved
+_MOVED = {"warp", "rotation", "zoom", "elastic"}  # with the pixels under them
 _GREY = {field.name for field in fields(Augmentation)} - _MOVED - {"flips"}
+_PIXELS = _MOVED | _GREY | {"token_dropout"}  # of a head beside a frozen backbone
 _BACKBONE = {field.name for field in fields(BackboneOptions)} - {"backbone", "input_size", "pixel_size"}
 
 _UNUSED: Mapping[Adaptation, set[str]] = {
-    "frozen": _LORA | _FULL | _UNET | _START | _MOVED | _GREY,
+    "frozen": _LORA | _FULL | _UNET | _START | _PIXELS,
     "lora": _FULL | _UNET,
     "full": _LORA | _UNET,
-    "scratch": _LORA | _FULL | _START | _BACKBONE | {"head", "width", "views", "fuse"},
+    "scratch": _LORA | _FULL | _START | _BACKBONE | {"head", "width", "views", "fuse", "token_dropout"},
 }
 
 
 def unused(config: TrainConfig) -> set[str]:
     """Return the options that don't matter to this training; runs that differ in them alone are the same."""
     dropped = set(_UNUSED[adaptation_of(config)])
-    return dropped - _GREY if config.head in PIXEL_HEADS else dropped
+    if config.backbone == UNET:
+        return dropped
+    return dropped - _PIXELS if config.head in PIXEL_HEADS else dropped | {"token_dropout"}

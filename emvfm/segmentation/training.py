@@ -202,6 +202,7 @@ def _best_iou(state: TrainingState) -> float | None:
 
 def _cropping(config: TrainConfig) -> Cropping:
     strengths = {field.name: getattr(config, field.name) for field in fields(Augmentation)}
+    assert config.crop is not None
     return Cropping(config.crop, config.foreground_crops, Augmentation(**strengths))
 
 
@@ -255,7 +256,7 @@ def _adapt(training: _Training) -> tuple[list[tuple[str, nn.Parameter]], list[di
     if backbone is None or adaptation == "frozen":
         return [], []
     if _starts_warm(config):
-        frozen = replace(config, lora=False, full=False, steps=config.head_steps, batch=None)
+        frozen = replace(config, lora=False, full=False, steps=config.head_steps, batch=None, crop=None)
         warm = train(frozen, training.workspace, force=training.force, console=training.console)
         load_head(model.head, warm.checkpoints / "best.safetensors")
     if adaptation == "lora":

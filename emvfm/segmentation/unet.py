@@ -85,12 +85,21 @@ class UNet(nn.Module):
             raise UsageError(
                 "sides do not halve evenly", where="U-Net", got=(height, width), expected=expected
             )
-        skips: list[Tensor] = []
+        return self.expand(self.contract(pixels))
+
+    def contract(self, pixels: Tensor) -> list[Tensor]:
+        """Return the features of all levels, `(B, width 2^level, H / 2^level, W / 2^level)`, finest first."""
+        levels: list[Tensor] = []
         features = pixels
         for level, block in enumerate(self.down):
             features = block(nn.functional.max_pool2d(features, 2) if level else features)
-            skips.append(features)
-        features = self.drop(skips.pop())
+            levels.append(features)
+        return levels
+
+    def expand(self, levels: list[Tensor]) -> Tensor:
+        """Return logits `(B, K, H, W)` of the features of all levels, finest first."""
+        *skips, coarsest = levels
+        features = self.drop(coarsest)
         for grow, block, skip in zip(reversed(self.grow), reversed(self.up), reversed(skips), strict=True):
             features = block(torch.cat([skip, grow(features)], dim=1))
         return self.classify(features)

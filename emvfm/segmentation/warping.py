@@ -19,7 +19,7 @@ from torch.nn import functional
 from emvfm.errors import UsageError
 from emvfm.segmentation.losses import IGNORE
 
-__all__ = ["Warp", "central", "draw_warp", "margin", "resample"]
+__all__ = ["Warp", "central", "draw_warp", "margin", "resample", "resample_tokens"]
 
 #: Pixels between the nodes of the elastic field, and the deviation of the Gaussian that smooths it.
 SPACING = 8
@@ -151,6 +151,30 @@ def resample(
     found = functional.grid_sample(labels, grid, "nearest", "zeros", align_corners=False)[0, 0]
     under = found.sub_(1).masked_fill_(found < 0, IGNORE).to(torch.uint8)
     return seen.movedim(0, -1).reshape(*size, *image.shape[2:]).numpy(), under.numpy()
+
+
+def resample_tokens(tokens: Tensor, warp: Warp, patch: int, size: tuple[int, int]) -> Tensor:
+    """Move a token map as :func:`resample` moves the image under it.
+
+    Each token of the result is read, bilinearly, where the middle of its patch comes from. It stays what the
+    backbone saw there: neither turned nor zoomed.
+
+    Parameters
+    ----------
+    tokens
+        ``(C, H, W)`` of an image of ``(H patch, W patch)``.
+    size
+        ``(h, w)`` pixels of the result, whole patches and at most those of the image.
+
+    Returns
+    -------
+    Tensor
+        ``(C, h / patch, w / patch)``. Outside the image its mirror is seen.
+    """
+    shape = (tokens.shape[-2] * patch, tokens.shape[-1] * patch)
+    grid = _between(_relative(warp.nodes(size), shape, size), size)
+    middles = functional.avg_pool2d(grid.movedim(-1, 1), patch).movedim(1, -1)
+    return functional.grid_sample(tokens[None], middles, "bilinear", "reflection", align_corners=False)[0]
 
 
 def _relative(

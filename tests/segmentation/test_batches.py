@@ -28,6 +28,7 @@ from emvfm.segmentation.batches import Cropping, ImageCrops, TokenCrops
 from emvfm.segmentation.geometry import as_map, target_of
 from emvfm.segmentation.losses import IGNORE
 from emvfm.segmentation.model import build_model
+from emvfm.segmentation.recipe import resolved
 
 PATCH = 16
 Place = tuple[Dihedral, int, int]
@@ -135,6 +136,39 @@ def test_a_crop_of_a_view_lies_over_the_same_view_of_the_mask(embed) -> None:
         _check_target(targets[0].numpy(), target_of(mask, shown[v].grid(i), PATCH, "native"), place)
         seen.add(v)
     assert seen == {0, 1, 2}
+
+
+def test_tokens_pixels_and_target_of_a_crop_are_warped_together(
+    embed, fast, small_backbone, monkeypatch
+) -> None:
+    """Tokens that hold the mean grey level of their patch still do so after a warp."""
+    (source,) = embed("a")
+    size = 6 * PATCH
+    rows, columns = np.mgrid[:size, :size].astype(np.float32) / size
+    grey = (rows + columns) / 2
+    means = grey.reshape(6, PATCH, 6, PATCH).mean((1, 3))
+    preprocess = Preprocess.for_backbone(small_backbone.spec, fast())
+    varied = replace(STILL, flips=True, warp=1, rotation=20, zoom=0.2, elastic=6)
+    crops = TokenCrops([[source]], Cropping(2 * PATCH, varied=varied), preprocess=preprocess)
+    monkeypatch.setattr(crops, "_load", lambda *_: (means[None, :, :, None], grey))
+    monkeypatch.setattr(crops, "_target", lambda *_: (grey > 0.5).astype(np.uint8))
+    rng, mean, std = np.random.default_rng(0), preprocess.mean[0], preprocess.std[0]
+    for _ in range(40):
+        batch = crops.batch([(0, 0)], rng)
+        seen = batch.pixels[0, 0] * std + mean
+        inside = (batch.targets[0] != IGNORE).numpy()
+        known = inside.reshape(2, PATCH, 2, PATCH).all((1, 3))
+        averaged = seen.numpy().reshape(2, PATCH, 2, PATCH).mean((1, 3))
+        np.testing.assert_allclose(batch.tokens[0, 0].numpy()[known], averaged[known], atol=0.02)
+        clear = inside & (np.abs(seen.numpy() - 0.5) > 0.01)
+        np.testing.assert_array_equal(batch.targets[0].numpy()[clear], seen.numpy()[clear] > 0.5)
+
+
+def test_a_head_without_pixels_gets_tokens_as_they_are_stored(embed) -> None:
+    (source,) = embed("a")
+    crops = TokenCrops([[source]], Cropping(3 * PATCH, varied=Augmentation(warp=1)))
+    batch = crops.batch([(0, 1)], np.random.default_rng(0))
+    assert _places(as_map(source.patches(1)), batch.tokens[0].numpy())
 
 
 def test_the_generator_alone_decides_a_batch(embed) -> None:
@@ -297,7 +331,7 @@ def test_gradients_reach_the_adapter_through_tokens_of_crops(workspace, fast) ->
     inject_lora(backbone, config)
     preprocess = Preprocess.for_backbone(backbone.spec, config)
     crops = ImageCrops([open_dataset(workspace, "a:train")], preprocess, Cropping(48))
-    model = build_model(config, backbone)
+    model = build_model(resolved(config, 7), backbone)
     model.tokens(crops.batch([(0, 0)], np.random.default_rng(0)).pixels).square().sum().backward()
     gradients = [p.grad for name, p in adapter_parameters(backbone.module) if "blocks.0." in name]
     assert gradients

@@ -15,6 +15,7 @@ CHOICES: list[dict[str, Any]] = [
     {"head": "dpt", "loss": "dice+boundary"},
     {"head": "fpn", "sampling": "foreground"},
     {"head": "detail", "loss": "focal", "class_weights": (1.0, 3.0)},
+    {"head": "unet", "warp": 1.0, "token_dropout": 0.5, "views": 2},
     {"backbone": "unet", "layers": None, "untrained": False, "init": "timm", "unet_width": 8, "unet_depth": 2,
      "warp": 1.0, "loss": "ce+boundary", "ema": 0.9},
 ]  # fmt: skip

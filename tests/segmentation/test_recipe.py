@@ -28,17 +28,17 @@ def _asked(**changes: Any) -> TrainConfig:
 @pytest.mark.parametrize(
     ("changes", "adaptation", "budget"),
     [
-        ({}, "frozen", (1000, 4)),
-        ({"lora": True}, "lora", (200, 2)),
-        ({"full": True}, "full", (200, 2)),
-        ({"backbone": "unet"}, "scratch", (1000, 4)),
-        ({"backbone": "unet", "steps": 7, "batch": 3}, "scratch", (7, 3)),
+        ({}, "frozen", (750, 2, 448)),
+        ({"lora": True}, "lora", (200, 2, 336)),
+        ({"full": True}, "full", (200, 2, 336)),
+        ({"backbone": "unet"}, "scratch", (1000, 4, 448)),
+        ({"backbone": "unet", "steps": 7, "batch": 3, "crop": 0}, "scratch", (7, 3, 0)),
     ],
 )
 def test_the_budget_follows_the_adaptation(changes: dict[str, Any], adaptation: str, budget: Any) -> None:
     config = resolved(_asked(**changes), 10)
     assert adaptation_of(config) == adaptation
-    assert (config.steps, config.batch) == budget
+    assert (config.steps, config.batch, config.crop) == budget
     assert resolved(config, 10) == config
 
 
@@ -76,7 +76,8 @@ def test_unused_options_are_options() -> None:
     assert {"lora_rank", "warm_start", "gamma"} <= unused(_asked(head="deconv"))
     assert not {"steps", "loss", "seed", "head", "fuse"} & unused(_asked(lora=True))
     assert "gamma" not in unused(_asked(head="detail"))
-    assert "warp" in unused(_asked(head="detail"))
+    assert not {"warp", "gamma"} & unused(_asked(head="unet"))
+    assert "warp" in unused(_asked(head="fpn"))
 
 
 def test_heads_that_see_pixels_are_those_of_the_table() -> None:

@@ -24,6 +24,7 @@ MODES: dict[str, dict[str, Any]] = {
     "LoRA, moving average, accumulated": {"lora": True, "ema": 0.9, "accumulate": 3, "lora_dropout": 0.2},
     "early stop": {"early_stop": 1, "evaluate_every": 2, "steps": 12, "lr": 0.5, "data": ("a", "b")},
     "fused": {"fuse": "shift", "views": 2},
+    "pixels beside tokens, warped": {"head": "unet", "warp": 0.5, "token_dropout": 0.5},
     "LoRA, fused": {"lora": True, "fuse": "scale", "steps": 5},
     "whole slices, by the loss": {
         "crop": 0,

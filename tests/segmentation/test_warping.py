@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
 from emvfm.errors import UsageError
 from emvfm.segmentation.losses import IGNORE
-from emvfm.segmentation.warping import Warp, central, draw_warp, margin, resample
+from emvfm.segmentation.warping import Warp, central, draw_warp, margin, resample, resample_tokens
 
 STILL = np.zeros((2, 2, 2), np.float32)
 
@@ -78,6 +79,21 @@ def test_any_warp_reads_what_scipy_reads(seed: int, colour: bool) -> None:
     clear = (np.abs(where % 1 - 0.5) > 1e-3).all(axis=0)  # halves may be rounded either way
     nearest = labels[tuple(np.rint(where).astype(int))]
     assert np.array_equal(under[clear], nearest[clear])
+
+
+@pytest.mark.parametrize("patch", [4, 7])
+def test_tokens_are_read_where_the_middle_of_their_patch_comes_from(patch: int) -> None:
+    rng, (h, w), around = np.random.default_rng(3), (5, 6), 3
+    size = (h * patch, w * patch)
+    tokens = torch.from_numpy(rng.normal(size=(4, h + 2 * around, w + 2 * around)).astype(np.float32))
+    warp = draw_warp(rng, size, rotation=20.0, zoom=0.2, elastic=3.0)
+    got = resample_tokens(tokens, warp, patch, size)
+    at = _points(warp, size).reshape(h, patch, w, patch, 2).mean((1, 3))
+    at = (at + np.array(size) / 2) / patch + around - 0.5  # in tokens, from the middle of the first
+    want = np.stack([map_coordinates(plane, np.moveaxis(at, -1, 0), order=1) for plane in tokens.numpy()])
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    still = resample_tokens(tokens, Warp(0.0, 1.0, STILL), patch, size)
+    np.testing.assert_allclose(still, tokens[:, around:-around, around:-around], atol=1e-5)
 
 
 @given(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import gcd
 
+import torch
 from torch import Tensor, nn
 
 from emvfm.errors import UsageError
 
-__all__ = ["ChannelNorm", "HeadShape", "TokenHead", "batched", "grouped"]
+__all__ = ["ChannelNorm", "HeadShape", "Silence", "TokenHead", "batched", "grouped"]
 
 GROUPS = 8
 
@@ -32,6 +33,8 @@ class HeadShape:
         Probability in [0, 1) of dropping a channel.
     classes
         Number K of classes, background included.
+    token_dropout
+        Probability in [0, 1) that a head which sees pixels has to do without the tokens of an image.
 
     Raises
     ------
@@ -45,6 +48,7 @@ class HeadShape:
     width: int = 96
     dropout: float = 0.2
     classes: int = 2
+    token_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         for what, least in (("channels", 1), ("layers", 1), ("patch", 1), ("width", 1), ("classes", 2)):
@@ -53,10 +57,11 @@ class HeadShape:
                 raise UsageError(
                     "number too small", where=f"head {what}", got=value, expected=f"at least {least}"
                 )
-        if not 0 <= self.dropout < 1:
-            raise UsageError(
-                "not a probability below one", where="head dropout", got=self.dropout, expected="[0, 1)"
-            )
+        for what, chance in (("dropout", self.dropout), ("token dropout", self.token_dropout)):
+            if not 0 <= chance < 1:
+                raise UsageError(
+                    "not a probability below one", where=f"head {what}", got=chance, expected="[0, 1)"
+                )
         if self.channels % self.layers:
             raise UsageError(
                 "channels do not divide into layers",
@@ -79,6 +84,26 @@ class TokenHead(nn.Sequential):
     def forward(self, tokens: Tensor, pixels: Tensor | None = None) -> Tensor:
         """Return logits `(B, K, s h, s w)` of tokens `(B, C, h, w)`; `pixels` are ignored."""
         return super().forward(tokens)
+
+
+class Silence(nn.Module):
+    """In training, set all of an image's `(C, h, w)` to zero by chance; nothing is scaled, and later nothing done.
+
+    ModDrop (Neverova et al. 2016, arXiv:1501.00102): where one of two inputs says enough about the training
+    images to know them by heart, as the tokens of a volume do, the other is learnt because the first is at
+    times missing.
+    """
+
+    def __init__(self, chance: float) -> None:
+        super().__init__()
+        self.chance = chance
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return `(B, C, h, w)`, of some images zeros."""
+        if not self.training or not self.chance:
+            return features
+        heard = torch.rand(len(features), 1, 1, 1, device=features.device) >= self.chance
+        return features * heard.to(features.dtype)
 
 
 class ChannelNorm(nn.LayerNorm):

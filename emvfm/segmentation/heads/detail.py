@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from emvfm.errors import UsageError
-from emvfm.segmentation.heads.blocks import HeadShape, grouped
+from emvfm.segmentation.heads.blocks import HeadShape, Silence, grouped
 
 __all__ = ["Detail"]
 
@@ -39,7 +39,9 @@ class Detail(nn.Module):
         self.encode = nn.ModuleList((_twice(fine, fine), _twice(fine, middle), _twice(middle, coarse)))
         self.halve = nn.MaxPool2d(2)
         self.project = nn.Sequential(
-            nn.Dropout2d(shape.dropout), *grouped(nn.Conv2d(shape.channels, coarse, 1))
+            nn.Dropout2d(shape.dropout),
+            *grouped(nn.Conv2d(shape.channels, coarse, 1)),
+            Silence(shape.token_dropout),
         )
         self.merge = nn.Sequential(*_twice(2 * coarse, coarse), nn.Dropout2d(shape.dropout))
         self.decode = nn.ModuleList((_twice(coarse + middle, middle), _twice(middle + fine, fine)))

@@ -14,6 +14,7 @@ from emvfm.segmentation.heads.dpt import DensePrediction
 from emvfm.segmentation.heads.fpn import FeaturePyramid
 from emvfm.segmentation.heads.linear import linear
 from emvfm.segmentation.heads.reference import deconv_reference
+from emvfm.segmentation.heads.unet import TokenUNet
 
 __all__ = ["DEFAULT_HEAD", "HEADS", "build_head", "count_parameters", "logits_at"]
 
@@ -26,6 +27,7 @@ BUILDERS: dict[str, Callable[[HeadShape], nn.Module]] = {
     "dpt": DensePrediction,
     "fpn": FeaturePyramid,
     "detail": Detail,
+    "unet": TokenUNet,
 }
 HEADS = tuple(BUILDERS)
 
@@ -39,6 +41,7 @@ def build_head(
     width: int = 96,
     dropout: float = 0.2,
     classes: int = 2,
+    token_dropout: float = 0.0,
 ) -> nn.Module:
     """Build an untrained head.
 
@@ -52,7 +55,8 @@ def build_head(
         ``dpt``: layers become levels of different resolution, refined and added from the coarsest up.
         ``fpn``: all layers make one map, whose doublings form a pyramid that is added from the top down.
         ``detail``: convolutions over the pixels meet the tokens and lead back up to eight points a patch;
-        outlines come from the image, the decision from the tokens.
+        outlines come from the image, the decision from the tokens. ``unet``: the plain U-Net over the pixels,
+        whose coarsest level meets the tokens.
     channels
         Channels C of the input, `layers` times the width D of the backbone.
     layers
@@ -65,6 +69,8 @@ def build_head(
         Probability in [0, 1) of dropping a channel; ``deconv-reference`` has no dropout.
     classes
         Number K of classes, background included, at least 2.
+    token_dropout
+        Probability in [0, 1) that a head which sees pixels has to do without the tokens of an image.
 
     Returns
     -------
@@ -80,7 +86,7 @@ def build_head(
     """
     if name not in BUILDERS:
         raise UsageError("unknown head", where="head", got=repr(name), expected=" | ".join(HEADS))
-    return BUILDERS[name](HeadShape(channels, layers, patch, width, dropout, classes))
+    return BUILDERS[name](HeadShape(channels, layers, patch, width, dropout, classes, token_dropout))
 
 
 def logits_at(head: nn.Module, tokens: Tensor, size: tuple[int, int], pixels: Tensor | None = None) -> Tensor:

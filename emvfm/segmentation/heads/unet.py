@@ -1,0 +1,82 @@
+"""A U-Net whose coarsest level meets the tokens: a backbone added to what a user would train without one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from emvfm.errors import UsageError
+from emvfm.segmentation.heads.blocks import HeadShape, Silence, grouped
+from emvfm.segmentation.unet import UNet
+
+__all__ = ["TokenUNet"]
+
+DEPTH = 3
+POINTS = 2**DEPTH
+
+
+class TokenUNet(nn.Module):
+    """The plain U-Net over the pixels, three halvings deep, with the tokens beside its coarsest level.
+
+    Pixels are resampled to eight points along a patch whatever its size, so that three halvings lead to the
+    tokens. Without the tokens it is `UNet`; what it gains over one is what the backbone adds. In TransUNet
+    (Chen et al. 2021, arXiv:2102.04306) and UNETR (Hatamizadeh et al. 2022, arXiv:2103.10504) the transformer
+    is trained with the rest; here its tokens may come from a store.
+
+    Parameters
+    ----------
+    shape
+        `width` channels at the resolution of the tokens, half of it at each finer level.
+
+    Raises
+    ------
+    UsageError
+        For a width that does not halve three times.
+    """
+
+    sees_pixels = True
+
+    def __init__(self, shape: HeadShape) -> None:
+        super().__init__()
+        if shape.width % POINTS:
+            raise UsageError(
+                "does not halve three times", where="head width", got=shape.width, expected="a multiple of 8"
+            )
+        self.patch = shape.patch
+        self.project = nn.Sequential(
+            nn.Dropout2d(shape.dropout),
+            *grouped(nn.Conv2d(shape.channels, shape.width, 1)),
+            Silence(shape.token_dropout),
+        )
+        self.merge = nn.Sequential(
+            *grouped(nn.Conv2d(2 * shape.width, shape.width, 3, padding=1)),
+            *grouped(nn.Conv2d(shape.width, shape.width, 3, padding=1)),
+        )
+        self.unet = UNet(shape.width // POINTS, DEPTH, classes=shape.classes, dropout=shape.dropout)
+
+    def forward(self, tokens: Tensor, pixels: Tensor | None = None) -> Tensor:
+        """Return logits `(B, K, 8 h, 8 w)` of tokens `(B, L D, h, w)` and normalised pixels beside them.
+
+        Parameters
+        ----------
+        pixels
+            `(B, 3, h patch, w patch)` float32.
+
+        Raises
+        ------
+        UsageError
+            Without pixels, or with pixels of another place or size than the tokens.
+        """
+        batch, _, rows, columns = tokens.shape
+        expected = (batch, 3, rows * self.patch, columns * self.patch)
+        if pixels is None or tuple(pixels.shape) != expected:
+            found = "none" if pixels is None else tuple(pixels.shape)
+            raise UsageError("no pixels under the tokens", where="head unet", got=found, expected=expected)
+        points = (rows * POINTS, columns * POINTS)
+        if points != expected[2:]:
+            pixels = nn.functional.interpolate(
+                pixels, size=points, mode="bilinear", align_corners=False, antialias=True
+            )
+        *finer, coarsest = self.unet.contract(pixels)
+        met = self.merge(torch.cat((self.project(tokens), coarsest), dim=1))
+        return self.unet.expand([*finer, met])
