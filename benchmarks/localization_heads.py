@@ -56,17 +56,20 @@ def _p(value: float | None) -> str:
 
 
 def _against_logreg(
-    page: Document, bench: Bench, runs: Sequence[dict[str, Any]], title: Callable[[str], str]
-) -> None:
+    page: Document, runs: Sequence[dict[str, Any]], title: Callable[[str], str]
+) -> list[list[Interval]]:
+    """Write every backbone with every head; return the differences from logistic regression, one list a head."""
     plain, *others = runs
     rows = []
+    differences: list[list[Interval]] = [[] for _ in others]
     for run in others[0]["runs"]:
         own = next(one for one in plain["runs"] if one["name"] == run["name"])
         first = read_predictions(plain, run["name"])
         cells: list[str] = []
-        for found in others:
+        for found, own_differences in zip(others, differences, strict=True):
             twin = next(one for one in found["runs"] if one["name"] == run["name"])
             added = difference_interval(read_predictions(found, run["name"]), first, found["score"])
+            own_differences.append(added)
             cells += [_shown(Interval(**twin["interval"])), _shown(added, "+"), _p(added.p_value)]
         rows.append(
             [
@@ -78,6 +81,7 @@ def _against_logreg(
         )
     columns = [part for name, _ in HEADS for part in (name, "minus logreg", "p")]
     page.table(["backbone", "channels", "logreg [95 %]", *columns], rows)
+    return differences
 
 
 def _between_backbones(page: Document, found: dict[str, Any], title: Callable[[str], str]) -> None:
@@ -109,13 +113,22 @@ def heads(page: Document, work: Work, benches: Sequence[Bench], title: Callable[
     """Write the section: what another head makes of the same embeddings, and of the order of backbones."""
     text = TEXTS["heads"]
     page.section(text.title, text.what)
+    differences: list[list[Interval]] = [[] for _ in HEADS]
     for bench in benches:
         others = [work.headed(bench, options) for _, options in HEADS]
         measure = "macro AP" if others[0]["score"] == "macro_ap" else "macro F1"
         page.text(
             f"**{TEXTS[bench.name].title}**, {measure}; {others[0]['runs'][0]['interval']['protocol']}:"
         )
-        _against_logreg(page, bench, [work.grid(bench), *others], title)
+        added = _against_logreg(page, [work.grid(bench), *others], title)
+        differences = [[*all_sets, *own] for all_sets, own in zip(differences, added, strict=True)]
         page.text("Paired differences, Holm's correction over the rows of the table:")
         _between_backbones(page, others[0], title)
+    for (name, _), own in zip(HEADS, differences, strict=True):
+        ends = [(one.low, one.high) for one in own if one.low is not None and one.high is not None]
+        above, below = sum(low > 0 for low, _ in ends), sum(high < 0 for _, high in ends)
+        page.text(
+            f"Over all sets `{name}` is above logistic regression in {above} of {len(own)} rows and below it in {below} "
+            "(intervals without 0, each for itself)."
+        )
     page.text(f"**The trap.** {text.trap}")

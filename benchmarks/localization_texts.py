@@ -65,8 +65,8 @@ TEXTS = {
         "needs none, so it is what is compared, and F1 at a threshold of 0.5 stands beside it.",
         "Thirty fields, six to a fold, and classes with as few as five: the order of six rows decides, so chance is far "
         "above the share of positives, and an average precision moves by a tenth when one field changes its place. The "
-        "bootstrap draws fields twice, which makes short rankings easier still: estimates lie at the lower end of their "
-        "intervals. The order of the backbones in this table means nothing; it shows that the way from a table of labels "
+        "bootstrap draws fields twice, which makes short rankings easier still; intervals are moved back by what that "
+        "adds. The order of the backbones in this table means nothing; it shows that the way from a table of labels "
         "to a score works.",
     ),
     "heads": Text(

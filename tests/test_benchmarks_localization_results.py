@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +203,4 @@ def test_another_head_stands_beside_logistic_regression_and_its_rivals(tmp_path)
     assert "| ViT-S/14 (imgfocus) | map | 0.900 [0.800, 1.000] | 0.900 [0.800, 1.000] |" in text
     assert text.count("| ViT-S/14 (imgfocus) | map | ViT-S/14, untrained, seed 0 | +") == 1
     assert text.count("| ViT-S/14 (imgfocus) | map | pixel:all | +") == 1
+    assert re.search(r"`mlp` is above logistic regression in \d of 3 rows and below it in \d ", text)
