@@ -81,15 +81,21 @@ class TrainConfig(Augmentation, LoraOptions, BackboneOptions):
         Doc("split: the val split; random: a tenth of the train and val slices, neighbours of trained ones."),
     ] = "split"
     steps: Annotated[
-        int | None, Gt(0), Doc("Optimiser steps; without it 750, for LoRA or full 200, for a U-Net 1000.")
+        int | None,
+        Gt(0),
+        Doc("Optimiser steps; without it 200 for LoRA or full, 750 for the head unet, else 1000."),
     ] = None
-    batch: Annotated[int | None, Gt(0), Doc("Crops a step; without it 4 for --backbone unet, else 2.")] = None
+    batch: Annotated[
+        int | None,
+        Gt(0),
+        Doc("Crops a step; without it 4, for the head unet 2, with LoRA or full half of that."),
+    ] = None
     accumulate: Annotated[int, Gt(0), Doc("Batches whose gradients make one step.")] = 1
     crop: Annotated[
         int | None,
         Ge(0),
         Doc(
-            "Side of a training crop in input pixels; without it 336 for LoRA or full, else 448; 0: whole images."
+            "Side of a training crop in input pixels; without it 448 for the head unet, else 336; 0: whole images."
         ),
     ] = None
     lr: Annotated[float, Gt(0), Doc("Highest learning rate of the head.")] = 3e-3
@@ -119,9 +125,13 @@ class TrainConfig(Augmentation, LoraOptions, BackboneOptions):
     warm_start: Annotated[
         bool, Doc("Begin LoRA or --full with the head trained on the frozen backbone (arXiv 2202.10054).")
     ] = True
-    head_steps: Annotated[int, Gt(0), Doc("Steps of that head; its other options are those given here.")] = (
-        750
-    )
+    head_steps: Annotated[
+        int | None,
+        Gt(0),
+        Doc(
+            "Steps of that head, without it as many as it would get alone; its other options are those given here."
+        ),
+    ] = None
     warm_lr: Annotated[float, Gt(0), Doc("Highest learning rate of a head that begins trained.")] = 3e-4
     tensorboard: Annotated[bool, Doc("Write the run for TensorBoard, too (extra: tensorboard).")] = False
     seed: int = 0

@@ -32,12 +32,17 @@ UNET = "unet"
 PIXEL_HEADS = ("detail", "unet")
 Adaptation = Literal["frozen", "lora", "full", "scratch"]
 
-#: Steps, crops a step, and their side, where nobody says them.
+#: Steps, crops a step, and their side, where nobody says them; a step of the head ``unet`` costs more than others.
 _BUDGET: dict[Adaptation, tuple[int, int, int]] = {
-    "frozen": (750, 2, 448),
+    "frozen": (1000, 4, 336),
     "lora": (200, 2, 336),
     "full": (200, 2, 336),
-    "scratch": (1000, 4, 448),
+    "scratch": (1000, 4, 336),
+}
+_BUDGET_UNET_HEAD: dict[Adaptation, tuple[int, int, int]] = {
+    "frozen": (750, 2, 448),
+    "lora": (200, 1, 448),
+    "full": (200, 1, 448),
 }
 _EPOCHS_ALONE, _EPOCHS_TOGETHER, _PATIENCE, _LONG_EDGE = 1000, 80, 20, 1022
 
@@ -230,7 +235,10 @@ def resolved(config: TrainConfig, train_slices: int) -> TrainConfig:
         Options contradict each other, or the protocol.
     """
     _check(config)
-    steps, batch, crop = _BUDGET[adaptation_of(config)]
+    adaptation = adaptation_of(config)
+    budgets = {**_BUDGET, **_BUDGET_UNET_HEAD} if config.head == "unet" else _BUDGET
+    steps, batch, crop = budgets[adaptation]
+    head_steps, *_ = budgets["frozen"]
     if config.scale is not None:
         config = replace(config, input_size=f"x{config.scale:g}", scale=None)
     if config.protocol == "paper":
@@ -241,6 +249,7 @@ def resolved(config: TrainConfig, train_slices: int) -> TrainConfig:
         steps=config.steps or steps,
         batch=config.batch or batch,
         crop=crop if config.crop is None else config.crop,
+        head_steps=config.head_steps or head_steps,
         width=config.width or (128 if config.head == "unet" else 96),
         weights=weights,
     )

@@ -256,7 +256,7 @@ def _adapt(training: _Training) -> tuple[list[tuple[str, nn.Parameter]], list[di
     if backbone is None or adaptation == "frozen":
         return [], []
     if _starts_warm(config):
-        frozen = replace(config, lora=False, full=False, steps=config.head_steps, batch=None, crop=None)
+        frozen = replace(config, lora=False, full=False, steps=config.head_steps, batch=None)
         warm = train(frozen, training.workspace, force=training.force, console=training.console)
         load_head(model.head, warm.checkpoints / "best.safetensors")
     if adaptation == "lora":

@@ -29,9 +29,11 @@ def _asked(**changes: Any) -> TrainConfig:
     ("changes", "adaptation", "budget"),
     [
         ({}, "frozen", (750, 2, 448)),
-        ({"lora": True}, "lora", (200, 2, 336)),
-        ({"full": True}, "full", (200, 2, 336)),
-        ({"backbone": "unet"}, "scratch", (1000, 4, 448)),
+        ({"head": "deconv"}, "frozen", (1000, 4, 336)),
+        ({"lora": True}, "lora", (200, 1, 448)),
+        ({"lora": True, "head": "fpn"}, "lora", (200, 2, 336)),
+        ({"full": True}, "full", (200, 1, 448)),
+        ({"backbone": "unet"}, "scratch", (1000, 4, 336)),
         ({"backbone": "unet", "steps": 7, "batch": 3, "crop": 0}, "scratch", (7, 3, 0)),
     ],
 )
@@ -39,6 +41,8 @@ def test_the_budget_follows_the_adaptation(changes: dict[str, Any], adaptation: 
     config = resolved(_asked(**changes), 10)
     assert adaptation_of(config) == adaptation
     assert (config.steps, config.batch, config.crop) == budget
+    alone = resolved(_asked(**{**changes, "lora": False, "full": False, "steps": None}), 10)
+    assert config.head_steps == alone.steps or adaptation == "scratch"
     assert resolved(config, 10) == config
 
 
