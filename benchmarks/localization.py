@@ -7,6 +7,7 @@ with labels of 17 classes that they partly show; the same rows, folds, epochs an
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,9 +156,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(given.threads)
     material = make_material(given.rows, given.width)
     shape = f"{given.rows} × {given.width} embeddings, {material.labels.shape[1]} classes, {material.folds.k} folds"
+    asked = " ".join(sys.argv[1:] if arguments is None else arguments)
     page = Document(
         "Performance: localisation",
-        COMMAND,
+        COMMAND + (f" -- {asked}" if asked else ""),
         f"Both of a pair take turns within one run, {given.rounds} rounds after one to warm up; {shape}, "
         f"{torch.get_num_threads()} threads.",
     )

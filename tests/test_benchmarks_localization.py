@@ -59,6 +59,6 @@ def test_a_small_page_is_written(localization, tmp_path: Path, monkeypatch) -> N
         ["--rows", "400", "--width", "8", "--epochs", "1", "--rounds", "1", "--out", str(tmp_path)]
     )
     text = (tmp_path / "performance-localization.md").read_text()
-    assert "Written by `nox -s localization_speed`" in text
+    assert "Written by `nox -s localization_speed -- --rows 400 --width 8" in text  # not the full size
     assert "400 × 8 embeddings, 3 classes, 2 folds" in text
     assert text.count("the bound of") == 2
