@@ -224,6 +224,10 @@ def test_positions_without_images(folder: Path, call) -> None:
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found["question"] == "spacing and types of neighbours"
+    words = (folder / "one.csv", "--counts", folder / "counts" / "s1.tsv", *FAST)
+    refused = call(*words, "--correct", "center", "--controls", "all")
+    assert refused.exit_code == 2
+    assert "no embeddings to correct" in refused.output
     kinds = [m["kind"] for m in found["models"]]
     assert kinds == ["structure", "structure", "circular", "confound", "permuted", "mean"]
     assert any("circular" in line for line in found["remarks"])

@@ -114,7 +114,7 @@ class CorrectionPlan:
                 raise RefusedError(
                     "a batch all of whose controls are tested", where=f"{self.flag} {', '.join(self.columns)}",
                     got=lost[0],
-                    todo=f"leave out {self.flag}, or fit on tested rows too with --transductive",
+                    todo=f"name controls that are not, leave out {self.flag}, or fit on tested rows too with --transductive",
                 )  # fmt: skip
         fitted = fit_correction(self.name, features, used, self.batches, options=self.options)
         record = {**fitted.to_json(), "controls": self.condition, "batch": list(self.columns)}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emvfm.errors import UsageError
+from emvfm.errors import RefusedError, UsageError
 from emvfm.expression import structure
 from emvfm.expression.correlation import pearson
 from emvfm.expression.crossvalidation import FoldPredictions, Model, cross_validate
@@ -173,10 +173,13 @@ class ExpressionTask:
                     for p in np.unique(part)
                 )
         spots = self.spots
-        return block_folds(
-            spots.x[train], spots.y[train], labels.tolist(), self.design.blocks[train], _INNER,
-            buffer=self.buffer * self.design.unit,
-        )  # fmt: skip
+        where = (spots.x[train], spots.y[train], labels.tolist(), self.design.blocks[train], _INNER)
+        try:
+            return block_folds(*where, buffer=self.buffer * self.design.unit)
+        except (
+            RefusedError
+        ):  # no room for a buffer in a small section: a choice can do without, a test can not
+            return block_folds(*where)
 
 
 def _prepare(plan: CorrectionPlan | None, rows: Rows | None) -> Callable[[Any, Rows], Any] | None:

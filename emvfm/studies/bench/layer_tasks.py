@@ -273,4 +273,10 @@ def task_of(profiles: Profiles, options: LayersOptions) -> LayerTask:
             "not a head of this task", where="--head", got=f"{options.head} with --task {options.task}",
             expected=", ".join(heads) or "none",
         )  # fmt: skip
+    if options.transductive and (options.task not in WITHIN_FOLDS or options.correct == "none"):
+        raise UsageError(
+            "nothing is corrected within folds", where="--transductive",
+            got=f"--task {options.task} --correct {options.correct}",
+            expected=f"--task {' or '.join(WITHIN_FOLDS)}, and a correction",
+        )  # fmt: skip
     return TASKS[options.task](profiles, options)

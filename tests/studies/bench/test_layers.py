@@ -221,6 +221,10 @@ def test_one_section_is_cut_in_strips_and_groups_stay_together(tmp_path: Path) -
     task = task_of(grouped, expression(tmp_path / "four", split="patient"))
     assert (task.folds, task.unit_name) == (2, "patient")
     assert task.choose(grouped, 0) > 0.3
+    alone = tuple("p" if section == "s0" else "q" for section in four.facts["section"])
+    lone = dataclasses.replace(four, facts={**four.facts, "patient": alone})
+    task = task_of(lone, expression(tmp_path / "four", split="patient"))
+    assert np.isfinite(task.choose(lone, 1))  # one small section to choose by, with no room for a buffer
 
 
 def test_labels_are_read_from_rows_corrected_within_folds() -> None:
@@ -247,6 +251,10 @@ def test_what_a_task_lacks_is_said(tmp_path: Path) -> None:
         task_of(profiles, dataclasses.replace(OPTIONS["retrieve"], folds=20))
     with pytest.raises(UsageError, match="not a head of this task"):
         task_of(profiles, dataclasses.replace(OPTIONS["localize"], head="ridge"))
+    with pytest.raises(UsageError, match="--transductive"):
+        task_of(profiles, dataclasses.replace(OPTIONS["retrieve"], transductive=True))
+    with pytest.raises(UsageError, match="--transductive"):
+        task_of(profiles, dataclasses.replace(OPTIONS["localize"], transductive=True))
     with pytest.raises(UsageError, match="--counts"):
         task_of(profiles, LayersOptions(task="expression"))
     tiles = spots(tmp_path, 0.5, 0)
