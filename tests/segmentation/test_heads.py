@@ -152,11 +152,11 @@ def test_every_parameter_gets_a_gradient_and_a_simple_mask_is_learnt(name: str) 
     torch.manual_seed(0)
     tokens = torch.randn(2, 8, 4, 4)
     target = (tokens[:, 0] > 0).long().repeat_interleave(16, 1).repeat_interleave(16, 2)
-    head = build_head(name, 8, width=16, dropout=0.0)
+    head = build_head(name, 8, width=32, dropout=0.0)
     pixels = torch.randn(2, 3, 64, 64) if head.sees_pixels else None
     optimiser = torch.optim.Adam(head.parameters(), 1e-2)
     losses = []
-    for _ in range(15):
+    for _ in range(30):
         loss = nn.functional.cross_entropy(logits_at(head, tokens, (64, 64), pixels), target)
         optimiser.zero_grad()
         loss.backward()
@@ -167,8 +167,8 @@ def test_every_parameter_gets_a_gradient_and_a_simple_mask_is_learnt(name: str) 
 
 
 def test_unknown_heads_and_numbers_out_of_range_are_usage_errors() -> None:
-    with pytest.raises(UsageError, match=r"'unet'.*linear"):
-        build_head("unet", 8)
+    with pytest.raises(UsageError, match=r"'mask2former'.*linear"):
+        build_head("mask2former", 8)
     for wrong in (
         {"channels": 0},
         {"layers": 0},
