@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,14 @@ def _audit(page: Document, study: Study, found: dict[str, Any]) -> None:
     )  # fmt: skip
 
 
+def _picture(page: Document, path: Path, found: dict[str, Any], name: str, said: str) -> None:
+    """Lay the figure of all models and heads beside the page."""
+    picture = f"expression-{name}.png"
+    (path.parent / "images").mkdir(exist_ok=True)
+    shutil.copyfile(Path(found["folder"]) / "figures" / "models.png", path.parent / "images" / picture)
+    page.picture(f"images/{picture}", said)
+
+
 def _embed(study: Study, backbone: Sequence[str], seeds: int) -> None:
     """Fill the store one backbone at a time, so that no command is long."""
     name = backbone[:2]
@@ -128,6 +137,8 @@ def write(study: Study, page: Path, *, reduced: bool = False) -> None:
         )
         document.section(f"{label}, one section left out")
         _scores(document, sections)
+        short = label.partition(" ")[0].lower()
+        _picture(document, page, sections, short, f"{label}: correlation with its intervals, by head")
         _verdicts(document, sections)
         _retrieval(document, sections)
         document.text("The audit of ridge:")
@@ -169,6 +180,7 @@ def write(study: Study, page: Path, *, reduced: bool = False) -> None:
         "arrangement could tell, not that it does.",
     )
     _scores(document, found)
+    _picture(document, page, found, "osmfish", "osmFISH: correlation with its intervals, by head")
     document.write(page)
 
 
