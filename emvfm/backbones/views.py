@@ -59,7 +59,8 @@ def training_views(n: int, patch: int) -> tuple[View, ...]:
 
     Moving the patch grid comes before turning: on validation sections of VNC (ViT-S/14, twelve training
     sections) four grids lifted IoU from 0.72 to 0.76, while four turned views left it at 0.70; a head that is
-    tested on upright images learns little from the tokens of turned ones.
+    tested on upright images learns little from the tokens of turned ones. (Those sections lay in the volume of the
+    training sections; between halves of Lucchi's sections the turned views helped, docs/segmentation.md.)
 
     Parameters
     ----------

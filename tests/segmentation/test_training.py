@@ -29,6 +29,7 @@ from emvfm.segmentation.batches import ImageCrops, TokenCrops
 from emvfm.segmentation.checkpoints import load_run
 from emvfm.segmentation.config import TrainConfig
 from emvfm.segmentation.metrics import count, pooled
+from emvfm.segmentation.recipe import resolved
 from emvfm.segmentation.runs import RunFolder
 from emvfm.segmentation.training import train
 from emvfm.workspace import Workspace
@@ -477,7 +478,7 @@ def test_the_run_tells_what_it_was_made_of(workspace, fast) -> None:
     config = fast(data=("a", "b"), lora=True)
     run = train(config, workspace)
     assert run.finished
-    assert asdict(run.config) == asdict(config)
+    assert asdict(run.config) == asdict(resolved(config, 14))
     assert [d["name"] for d in run.provenance["data"]] == ["a", "b"]
     assert "untrained" in run.provenance["backbone"]
     assert run.provenance["adaptation"] == "LoRA r2"
