@@ -176,9 +176,8 @@ class ExpressionTask:
         where = (spots.x[train], spots.y[train], labels.tolist(), self.design.blocks[train], _INNER)
         try:
             return block_folds(*where, buffer=self.buffer * self.design.unit)
-        except (
-            RefusedError
-        ):  # no room for a buffer in a small section: a choice can do without, a test can not
+        except RefusedError:
+            # No room for a buffer in a small section: a choice can do without, a test can not.
             return block_folds(*where)
 
 
