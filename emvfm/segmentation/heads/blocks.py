@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from emvfm.errors import UsageError
 
-__all__ = ["ChannelNorm", "HeadShape", "Silence", "TokenHead", "batched", "grouped"]
+__all__ = ["POINTS", "ChannelNorm", "HeadShape", "Silence", "TokenHead", "batched", "grouped", "pixels_under"]
 
 GROUPS = 8
+#: Points along a patch at which a head sees the pixels: whatever the patch, a whole number of doublings above tokens.
+POINTS = 8
 
 
 @dataclass(frozen=True)
@@ -123,3 +125,31 @@ def grouped(convolution: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
 def batched(convolution: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
     """Follow a convolution by BatchNorm and GELU."""
     return [convolution, nn.BatchNorm2d(convolution.out_channels), nn.GELU()]
+
+
+def pixels_under(tokens: Tensor, pixels: Tensor | None, patch: int, head: str) -> Tensor:
+    """Return pixels `(B, 3, 8 h, 8 w)`, eight points along a patch, of those under tokens `(B, C, h, w)`.
+
+    Parameters
+    ----------
+    pixels
+        `(B, 3, h patch, w patch)` float32.
+    head
+        Whose name an error gives.
+
+    Raises
+    ------
+    UsageError
+        Without pixels, or with pixels of another place or size than the tokens.
+    """
+    batch, _, rows, columns = tokens.shape
+    expected = (batch, 3, rows * patch, columns * patch)
+    if pixels is None or tuple(pixels.shape) != expected:
+        found = "none" if pixels is None else tuple(pixels.shape)
+        raise UsageError("no pixels under the tokens", where=f"head {head}", got=found, expected=expected)
+    points = (rows * POINTS, columns * POINTS)
+    if points == expected[2:]:
+        return pixels
+    return nn.functional.interpolate(
+        pixels, size=points, mode="bilinear", align_corners=False, antialias=True
+    )

@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from emvfm.errors import UsageError
-from emvfm.segmentation.heads.blocks import HeadShape, Silence, grouped
+from emvfm.segmentation.heads.blocks import HeadShape, Silence, grouped, pixels_under
 
 __all__ = ["Detail"]
 
-POINTS = 8
 NARROWEST = 8
 
 
@@ -60,17 +58,7 @@ class Detail(nn.Module):
         UsageError
             Without pixels, or with pixels of another place or size than the tokens.
         """
-        batch, _, rows, columns = tokens.shape
-        expected = (batch, 3, rows * self.patch, columns * self.patch)
-        if pixels is None or tuple(pixels.shape) != expected:
-            found = "none" if pixels is None else tuple(pixels.shape)
-            raise UsageError("no pixels under the tokens", where="head detail", got=found, expected=expected)
-        points = (rows * POINTS, columns * POINTS)
-        if points != expected[2:]:
-            pixels = nn.functional.interpolate(
-                pixels, size=points, mode="bilinear", align_corners=False, antialias=True
-            )
-        level = self.encode[0](self.stem(pixels))
+        level = self.encode[0](self.stem(pixels_under(tokens, pixels, self.patch, "detail")))
         skips = []
         for encode in list(self.encode)[1:]:
             skips.append(level)

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from emvfm.errors import UsageError
-from emvfm.segmentation.heads.blocks import HeadShape, Silence, grouped
+from emvfm.segmentation.heads.blocks import POINTS, HeadShape, Silence, grouped, pixels_under
 from emvfm.segmentation.unet import UNet
 
 __all__ = ["TokenUNet"]
 
-DEPTH = 3
-POINTS = 2**DEPTH
+DEPTH = POINTS.bit_length() - 1  # halvings that lead from the points to the tokens
 
 
 class TokenUNet(nn.Module):
@@ -67,16 +66,6 @@ class TokenUNet(nn.Module):
         UsageError
             Without pixels, or with pixels of another place or size than the tokens.
         """
-        batch, _, rows, columns = tokens.shape
-        expected = (batch, 3, rows * self.patch, columns * self.patch)
-        if pixels is None or tuple(pixels.shape) != expected:
-            found = "none" if pixels is None else tuple(pixels.shape)
-            raise UsageError("no pixels under the tokens", where="head unet", got=found, expected=expected)
-        points = (rows * POINTS, columns * POINTS)
-        if points != expected[2:]:
-            pixels = nn.functional.interpolate(
-                pixels, size=points, mode="bilinear", align_corners=False, antialias=True
-            )
-        *finer, coarsest = self.unet.contract(pixels)
+        *finer, coarsest = self.unet.contract(pixels_under(tokens, pixels, self.patch, "unet"))
         met = self.merge(torch.cat((self.project(tokens), coarsest), dim=1))
         return self.unet.expand([*finer, met])
