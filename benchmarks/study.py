@@ -108,7 +108,7 @@ class Study:
 
         def trained(row: Row, seed: int) -> dict[str, Any]:
             names = [part for name in row.data for part in ("--data", name)]
-            backbone = [] if "unet" in self.kinds[row.kind] else self.backbone
+            backbone = [] if "--backbone" in self.kinds[row.kind] else self.backbone
             few = [] if row.slices is None else ["--slices", str(row.slices)]
             force = ["--force"] if WRONG in row.data else []
             options = [*backbone, *self.kinds[row.kind], *names, *few, *force]

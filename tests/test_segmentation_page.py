@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def _small(call: list[str], runs: list[str]) -> list[str]:
     words = [names.get(word, word.replace("RUN", names.get("RUN", ""))) for word in call]
     if words[0] != "train" or "--config" in words:
         return words
-    vit = [] if "unet" in words else [*VIT, "--layers", "1"]
+    vit = [] if ("--backbone", "unet") in pairwise(words) else [*VIT, "--layers", "1"]
     return [*words, *vit, *SMALL]
 
 
