@@ -10,7 +10,18 @@ from torch import Tensor, nn
 
 from emvfm.errors import UsageError
 
-__all__ = ["POINTS", "ChannelNorm", "HeadShape", "Silence", "TokenHead", "batched", "grouped", "pixels_under"]
+__all__ = [
+    "POINTS",
+    "ChannelNorm",
+    "HeadShape",
+    "Silence",
+    "TokenHead",
+    "batched",
+    "grouped",
+    "pixels_under",
+    "projected",
+    "twice",
+]
 
 GROUPS = 8
 #: Points along a patch at which a head sees the pixels: whatever the patch, a whole number of doublings above tokens.
@@ -125,6 +136,23 @@ def grouped(convolution: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
 def batched(convolution: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
     """Follow a convolution by BatchNorm and GELU."""
     return [convolution, nn.BatchNorm2d(convolution.out_channels), nn.GELU()]
+
+
+def twice(inside: int, outside: int) -> nn.Sequential:
+    """Return two 3x3 convolutions, each followed as :func:`grouped` says."""
+    return nn.Sequential(
+        *grouped(nn.Conv2d(inside, outside, 3, padding=1)),
+        *grouped(nn.Conv2d(outside, outside, 3, padding=1)),
+    )
+
+
+def projected(shape: HeadShape, outside: int) -> nn.Sequential:
+    """Return what brings tokens to the `outside` channels at which they meet the pixels, at times silent."""
+    return nn.Sequential(
+        nn.Dropout2d(shape.dropout),
+        *grouped(nn.Conv2d(shape.channels, outside, 1)),
+        Silence(shape.token_dropout),
+    )
 
 
 def pixels_under(tokens: Tensor, pixels: Tensor | None, patch: int, head: str) -> Tensor:

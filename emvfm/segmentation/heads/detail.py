@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from emvfm.segmentation.heads.blocks import HeadShape, Silence, grouped, pixels_under
+from emvfm.segmentation.heads.blocks import HeadShape, grouped, pixels_under, projected, twice
 
 __all__ = ["Detail"]
 
@@ -34,15 +34,11 @@ class Detail(nn.Module):
         widths = [max(shape.width * share // 3, NARROWEST) for share in (1, 2)] + [shape.width]
         fine, middle, coarse = widths
         self.stem = nn.Sequential(*grouped(nn.Conv2d(3, fine, 6, stride=2, padding=2)))
-        self.encode = nn.ModuleList((_twice(fine, fine), _twice(fine, middle), _twice(middle, coarse)))
+        self.encode = nn.ModuleList((twice(fine, fine), twice(fine, middle), twice(middle, coarse)))
         self.halve = nn.MaxPool2d(2)
-        self.project = nn.Sequential(
-            nn.Dropout2d(shape.dropout),
-            *grouped(nn.Conv2d(shape.channels, coarse, 1)),
-            Silence(shape.token_dropout),
-        )
-        self.merge = nn.Sequential(*_twice(2 * coarse, coarse), nn.Dropout2d(shape.dropout))
-        self.decode = nn.ModuleList((_twice(coarse + middle, middle), _twice(middle + fine, fine)))
+        self.project = projected(shape, coarse)
+        self.merge = nn.Sequential(*twice(2 * coarse, coarse), nn.Dropout2d(shape.dropout))
+        self.decode = nn.ModuleList((twice(coarse + middle, middle), twice(middle + fine, fine)))
         self.classify = nn.Sequential(nn.Conv2d(fine, 4 * shape.classes, 1), nn.PixelShuffle(2))
 
     def forward(self, tokens: Tensor, pixels: Tensor | None = None) -> Tensor:
@@ -68,10 +64,3 @@ class Detail(nn.Module):
             grown = nn.functional.interpolate(level, scale_factor=2, mode="bilinear", align_corners=False)
             level = decode(torch.cat((grown, skip), dim=1))
         return self.classify(level)
-
-
-def _twice(inside: int, outside: int) -> nn.Sequential:
-    return nn.Sequential(
-        *grouped(nn.Conv2d(inside, outside, 3, padding=1)),
-        *grouped(nn.Conv2d(outside, outside, 3, padding=1)),
-    )

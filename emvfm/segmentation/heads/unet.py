@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from emvfm.errors import UsageError
-from emvfm.segmentation.heads.blocks import POINTS, HeadShape, Silence, grouped, pixels_under
+from emvfm.segmentation.heads.blocks import POINTS, HeadShape, pixels_under, projected, twice
 from emvfm.segmentation.unet import UNet
 
 __all__ = ["TokenUNet"]
@@ -42,15 +42,8 @@ class TokenUNet(nn.Module):
                 "does not halve three times", where="head width", got=shape.width, expected="a multiple of 8"
             )
         self.patch = shape.patch
-        self.project = nn.Sequential(
-            nn.Dropout2d(shape.dropout),
-            *grouped(nn.Conv2d(shape.channels, shape.width, 1)),
-            Silence(shape.token_dropout),
-        )
-        self.merge = nn.Sequential(
-            *grouped(nn.Conv2d(2 * shape.width, shape.width, 3, padding=1)),
-            *grouped(nn.Conv2d(shape.width, shape.width, 3, padding=1)),
-        )
+        self.project = projected(shape, shape.width)
+        self.merge = twice(2 * shape.width, shape.width)
         self.unet = UNet(shape.width // POINTS, DEPTH, classes=shape.classes, dropout=shape.dropout)
 
     def forward(self, tokens: Tensor, pixels: Tensor | None = None) -> Tensor:
