@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.document import Document
 from benchmarks.parts import StudyInParts
 from benchmarks.study import FOLDS, WEIGHTS
+from benchmarks.verdicts import between
 from emvfm.segmentation.comparison import holm
 
 COMMAND = "nox -s audit -- --shared FOLDER"
@@ -101,12 +102,6 @@ def audit(study: StudyInParts, models: Sequence[Model], names: Sequence[str]) ->
     return study.call("bench", "audit", *named)[1]
 
 
-def _between(estimate: dict[str, Any], sign: str = "") -> str:
-    if estimate["low"] is None:
-        return f"{estimate['value']:{sign}.3f}"
-    return f"{estimate['value']:{sign}.3f} [{estimate['low']:{sign}.3f}, {estimate['high']:{sign}.3f}]"
-
-
 def _spread(study: StudyInParts, model: Model, names: Sequence[str]) -> str:
     """Return mean ± deviation over seeds of the IoU of all test slices."""
     values = []
@@ -134,14 +129,14 @@ def report(study: StudyInParts, page: Document, name: str, groups: dict[str, lis
         for run in found["runs"]:
             model = spreads[run["name"].partition(", mean of")[0]]
             spread = _spread(study, model, names)
-            scores.setdefault(run["name"], [run["name"], run["role"], _between(run["score"]), spread])
+            scores.setdefault(run["name"], [run["name"], run["role"], between(run["score"]), spread])
     page.table(["backbone", "role", "IoU", "± over seeds"], list(scores.values()))
     raised = holm([verdict["p_value"] for verdict in verdicts])
     page.table(
         ["model", "minus", "which", "difference of IoU", "p", "p, Holm over the table"],
         [
             [v["trained"].partition(",")[0], v["role"], v["rival"] + (f" ({v['choice']})" if v["choice"] else ""),
-             _between(v["estimate"], "+"), v["p_value"], p]
+             between(v["estimate"], "+"), v["p_value"], p]
             for v, p in zip(verdicts, raised, strict=True)
         ],
     )  # fmt: skip

@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.document import Document
 from benchmarks.localization_steps import PIXELS, Bench, Work
 from benchmarks.localization_texts import TEXTS
+from benchmarks.verdicts import between
 from emvfm.localization.predictions import Interval, Predictions, difference_interval
 from emvfm.segmentation.comparison import holm
 
@@ -46,11 +47,6 @@ def read_predictions(found: dict[str, Any], name: str) -> Predictions:
     return Predictions(labels, scores, decided, group, fold, np.arange(len(rows)))
 
 
-def _shown(one: Interval, sign: str = "") -> str:
-    ends = "" if one.low is None else f" [{one.low:{sign}.3f}, {one.high:{sign}.3f}]"
-    return f"{one.value:{sign}.3f}{ends}"
-
-
 def _p(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
@@ -70,12 +66,12 @@ def _against_logreg(
             twin = next(one for one in found["runs"] if one["name"] == run["name"])
             added = difference_interval(read_predictions(found, run["name"]), first, found["score"])
             own_differences.append(added)
-            cells += [_shown(Interval(**twin["interval"])), _shown(added, "+"), _p(added.p_value)]
+            cells += [between(twin["interval"]), between(added.to_json(), "+"), _p(added.p_value)]
         rows.append(
             [
                 title(run["backbone"]),
                 run["channels"] or "as they are",
-                _shown(Interval(**own["interval"])),
+                between(own["interval"]),
                 *cells,
             ]
         )
@@ -103,7 +99,7 @@ def _between_backbones(page: Document, found: dict[str, Any], title: Callable[[s
     page.table(
         ["read by mlp", "channels", "minus", "difference [95 %]", "p", "p, Holm"],
         [
-            [*row, _shown(one, "+"), _p(one.p_value), _p(p)]
+            [*row, between(one.to_json(), "+"), _p(one.p_value), _p(p)]
             for row, one, p in zip(rows, differences, corrected, strict=True)
         ],
     )

@@ -20,7 +20,7 @@ from benchmarks.localization_heads import heads
 from benchmarks.localization_steps import BENCHES, PIXELS, SEEDS, Bench, Work, compose_all, opencell
 from benchmarks.localization_texts import CLOSING, INTRODUCTION, TEXTS
 from benchmarks.study import Study
-from benchmarks.verdicts import verdict_table
+from benchmarks.verdicts import between, verdict_table
 from emvfm.localization.simulation import expected_leak
 from emvfm.report.localization_figures import score_bars
 from emvfm.workspace import write_bytes
@@ -35,12 +35,6 @@ def _title(backbone: str) -> str:
     if backbone.startswith("dinov2_vits14"):
         return "ViT-S/14 (imgfocus)"
     return "ViT-Ti/16 (timm)" if backbone.startswith("timm:") else backbone
-
-
-def _between(value: float | None, low: float | None, high: float | None, sign: str = "") -> str:
-    if value is None:
-        return "undefined"
-    return f"{value:{sign}.3f}" + ("" if low is None else f" [{low:{sign}.3f}, {high:{sign}.3f}]")
 
 
 def _means(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -63,7 +57,7 @@ def _scores(page: Document, found: dict[str, Any]) -> None:
         spread = [f"{_number(own['std_ddof0'])} / {_number(own['std_ddof1'])}"] if several else []
         rows.append(
             [_title(run["backbone"]), run["channels"] or "as they are", run["width"],
-             _between(own["mean"], interval["low"], interval["high"]), *spread,
+             between({**interval, "value": own["mean"]}), *spread,
              *(_number(means[name]["mean"]) for name in others)]
         )  # fmt: skip
     called = {"macro_f1_present": "macro F1", "micro_f1": "micro F1", "macro_ap": "macro AP",
@@ -165,7 +159,7 @@ def _against_pixels(page: Document, found: dict[str, Any]) -> None:
             _number(c["corrected"]["p_value"] if c["corrected"] else None),
             _number(c["signed_ranks"]["p_value"] if c["signed_ranks"] else None),
         ]  # fmt: skip
-        rows.append([_title(name), way or "as they are", _between(one["value"], one["low"], one["high"], "+"),
+        rows.append([_title(name), way or "as they are", between(one, "+"),
                      _number(one["p_value"]), *tests, _number(c["p_holm"])])  # fmt: skip
     page.text(
         f"Each minus {PIXELS} on the same rows and folds: a bootstrap over groups"
@@ -185,7 +179,7 @@ def _sizes(page: Document, work: Work, bench: Bench, found: dict[str, Any]) -> N
             if _title(run["backbone"]) == "ViT-S/14 (imgfocus)" and run["channels"] in ("replicate", "map"):
                 own = run["interval"]
                 rows.append(["ViT-S/14 (imgfocus)", run["channels"], f"{size} px",
-                             _between(own["value"], own["low"], own["high"])])  # fmt: skip
+                             between(own)])  # fmt: skip
     page.text("How much hangs on the size at which cells are shown:")
     page.table(["backbone", "channels", "size", "macro F1 [95 %]"], rows)
 
@@ -232,7 +226,7 @@ def _leaks(page: Document, work: Work, images: Path) -> None:
             rows.append(
                 [title, seed, f"{whole['mean']:.3f} ± {whole['std_ddof0']:.3f} / {whole['std_ddof1']:.3f}",
                  f"{apart['mean']:.3f} ± {apart['std_ddof0']:.3f} / {apart['std_ddof1']:.3f}",
-                 _between(added["value"], added["low"], added["high"], "+"),
+                 between(added, "+"),
                  f"{expected.grouped:.3f} → {expected.ungrouped:.3f} ({expected.overstatement:+.3f})" if known else "–"]
             )  # fmt: skip
             if seed == seeds[0]:
