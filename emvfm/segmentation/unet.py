@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from math import gcd
 from typing import Literal
 
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 from emvfm.errors import UsageError
 
-__all__ = ["UNet"]
+__all__ = ["Meet", "UNet"]
+
+Meet = Callable[[Tensor], Tensor]
 
 GROUPS = 8
 WIDEST = 512
@@ -87,21 +90,30 @@ class UNet(nn.Module):
             )
         return self.expand(self.contract(pixels))
 
-    def contract(self, pixels: Tensor) -> list[Tensor]:
-        """Return the features of all levels, `(B, width 2^level, H / 2^level, W / 2^level)`, finest first."""
+    def contract(self, pixels: Tensor, meet: Mapping[int, Meet] | None = None) -> list[Tensor]:
+        """Return the features of all levels, `(B, width 2^level, H / 2^level, W / 2^level)`, finest first.
+
+        Parameters
+        ----------
+        meet
+            By level, what its features go through before they go on to the next one; they keep their shape.
+        """
         levels: list[Tensor] = []
         features = pixels
         for level, block in enumerate(self.down):
-            features = block(nn.functional.max_pool2d(features, 2) if level else features)
+            features = block(nn.functional.max_pool2d(features, 2, ceil_mode=True) if level else features)
+            if meet and level in meet:
+                features = meet[level](features)
             levels.append(features)
         return levels
 
     def expand(self, levels: list[Tensor]) -> Tensor:
-        """Return logits `(B, K, H, W)` of the features of all levels, finest first."""
+        """Return logits `(B, K, H, W)` of the features of all levels, finest first; an odd side was halved upwards."""
         *skips, coarsest = levels
         features = self.drop(coarsest)
         for grow, block, skip in zip(reversed(self.grow), reversed(self.up), reversed(skips), strict=True):
-            features = block(torch.cat([skip, grow(features)], dim=1))
+            rows, columns = skip.shape[-2:]
+            features = block(torch.cat([skip, grow(features)[..., :rows, :columns]], dim=1))
         return self.classify(features)
 
 

@@ -1,4 +1,4 @@
-"""A U-Net whose coarsest level meets the tokens: a backbone added to what a user would train without one."""
+"""A U-Net that meets the tokens on its way down: a backbone added to what a user would train without one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from emvfm.segmentation.unet import UNet
 
 __all__ = ["TokenUNet"]
 
-DEPTH = POINTS.bit_length() - 1  # halvings that lead from the points to the tokens
+MEETING = POINTS.bit_length() - 1  # halvings that lead from the points to the tokens
+DEPTH = MEETING + 1  # one more, so that tokens are seen among their neighbours
 
 
 class TokenUNet(nn.Module):
-    """The plain U-Net over the pixels, three halvings deep, with the tokens beside its coarsest level.
+    """The plain U-Net over the pixels, four halvings deep, with the tokens beside its third.
 
     Pixels are resampled to eight points along a patch whatever its size, so that three halvings lead to the
     tokens. Without the tokens it is `UNet`; what it gains over one is what the backbone adds. In TransUNet
@@ -59,6 +60,9 @@ class TokenUNet(nn.Module):
         UsageError
             Without pixels, or with pixels of another place or size than the tokens.
         """
-        *finer, coarsest = self.unet.contract(pixels_under(tokens, pixels, self.patch, "unet"))
-        met = self.merge(torch.cat((self.project(tokens), coarsest), dim=1))
-        return self.unet.expand([*finer, met])
+        said = self.project(tokens)
+        levels = self.unet.contract(
+            pixels_under(tokens, pixels, self.patch, "unet"),
+            meet={MEETING: lambda features: self.merge(torch.cat((said, features), dim=1))},
+        )
+        return self.unet.expand(levels)

@@ -20,9 +20,9 @@ def _head(patch: int = 8) -> TokenUNet:
 
 def test_without_the_meeting_it_is_the_plain_unet_over_the_pixels() -> None:
     head = _head()
-    plain = UNet(4, 3).eval()
+    plain = UNet(4, 4).eval()
     plain.load_state_dict(head.unet.state_dict())
-    tokens, pixels = torch.randn(2, 16, 3, 5), torch.randn(2, 3, 24, 40)
+    tokens, pixels = torch.randn(2, 16, 4, 6), torch.randn(2, 3, 32, 48)
     torch.testing.assert_close(head.unet.expand(head.unet.contract(pixels)), plain(pixels))
     assert not torch.allclose(head(tokens, pixels), plain(pixels), atol=1e-3)
 
@@ -31,3 +31,11 @@ def test_without_the_meeting_it_is_the_plain_unet_over_the_pixels() -> None:
 def test_a_width_that_does_not_halve_three_times_is_refused(width: int) -> None:
     with pytest.raises(UsageError, match="multiple of 8"):
         build_head("unet", 16, width=width)
+
+
+@pytest.mark.parametrize("grid", [(3, 5), (1, 1), (4, 7)])
+def test_an_odd_number_of_tokens_keeps_its_place(grid: tuple[int, int]) -> None:
+    rows, columns = grid
+    head = _head()
+    tokens, pixels = torch.randn(1, 16, rows, columns), torch.randn(1, 3, 8 * rows, 8 * columns)
+    assert head(tokens, pixels).shape == (1, 2, 8 * rows, 8 * columns)
