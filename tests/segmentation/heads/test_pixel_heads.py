@@ -47,7 +47,7 @@ def test_any_width_fits_the_group_norms(name: str, width: int) -> None:
 @pytest.mark.parametrize("classes", [2, 5])
 def test_it_stays_far_smaller_than_the_smallest_backbone(name: str, classes: int) -> None:
     most = {"detail": 1_000_000, "unet": 3_000_000}[name]
-    head = build_head(name, 4 * 384, layers=4, patch=14, width=128, classes=classes)
+    head = build_head(name, 4 * 384, layers=4, patch=14, classes=classes)
     assert count_parameters(head) < most
 
 
