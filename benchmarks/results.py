@@ -29,7 +29,7 @@ FROZEN, TOKENS, LORA, UNET = "frozen", "frozen, tokens alone", "LoRA", "U-Net"
 KINDS: dict[str, tuple[str, ...]] = {
     FROZEN: (),
     TOKENS: ("--head", "deconv", "--lr", "0.002", "--crop", "448", "--steps", "600"),
-    LORA: ("--lora", "--steps", "300"),
+    LORA: ("--lora",),
     # Half the size and a narrow net: what a processor trains in the minutes that the frozen head takes.
     UNET: (
         "--backbone",
@@ -126,7 +126,8 @@ def _matrix_section(page: Document, trained: Trained, images: Path) -> None:
         f"Test slices: {', '.join(f'{len(b)} of {n} in {len(set(b))} blocks' for n, b in blocks.items())}; "
         "of two blocks an interval is no more than the distance between them. Every run of a kind has the same number "
         "of steps and crops, and its last step counts: no slice was used to choose anything. The recipes were chosen "
-        "earlier, on validation blocks cut from the training sections.",
+        "earlier, on the training sections alone: trained on their left halves, scored on their right halves "
+        "([Segmentation](segmentation.md)).",
     )
     page.bullets(
         [

@@ -83,20 +83,18 @@ class TrainConfig(Augmentation, LoraOptions, BackboneOptions):
     steps: Annotated[
         int | None,
         Gt(0),
-        Doc("Optimiser steps; without it 200 for LoRA or full, 750 for the head unet, else 1000."),
+        Doc("Optimiser steps; without it 600, 200 for LoRA or full, 1000 for a U-Net."),
     ] = None
     batch: Annotated[
         int | None,
         Gt(0),
-        Doc("Crops a step; without it 4, for the head unet 2, with LoRA or full half of that."),
+        Doc("Crops a step; without it 4, with LoRA or full 2."),
     ] = None
     accumulate: Annotated[int, Gt(0), Doc("Batches whose gradients make one step.")] = 1
     crop: Annotated[
         int | None,
         Ge(0),
-        Doc(
-            "Side of a training crop in input pixels; without it 448 for the head unet, else 336; 0: whole images."
-        ),
+        Doc("Side of a training crop in input pixels; without it 336; 0: whole images."),
     ] = None
     lr: Annotated[float, Gt(0), Doc("Highest learning rate of the head.")] = 3e-3
     lora_lr: Annotated[float, Gt(0), Doc("Highest learning rate of the adapter.")] = 5e-4

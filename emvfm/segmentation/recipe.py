@@ -32,17 +32,12 @@ UNET = "unet"
 PIXEL_HEADS = ("detail", "unet")
 Adaptation = Literal["frozen", "lora", "full", "scratch"]
 
-#: Steps, crops a step, and their side, where nobody says them; a step of the head ``unet`` costs more than others.
+#: Steps, crops a step, and their side, where nobody says them.
 _BUDGET: dict[Adaptation, tuple[int, int, int]] = {
-    "frozen": (1000, 4, 336),
+    "frozen": (600, 4, 336),
     "lora": (200, 2, 336),
     "full": (200, 2, 336),
     "scratch": (1000, 4, 336),
-}
-_BUDGET_UNET_HEAD: dict[Adaptation, tuple[int, int, int]] = {
-    "frozen": (750, 2, 448),
-    "lora": (200, 1, 448),
-    "full": (200, 1, 448),
 }
 _EPOCHS_ALONE, _EPOCHS_TOGETHER, _PATIENCE, _LONG_EDGE = 1000, 80, 20, 1022
 
@@ -236,9 +231,8 @@ def resolved(config: TrainConfig, train_slices: int) -> TrainConfig:
     """
     _check(config)
     adaptation = adaptation_of(config)
-    budgets = {**_BUDGET, **_BUDGET_UNET_HEAD} if config.head == "unet" else _BUDGET
-    steps, batch, crop = budgets[adaptation]
-    head_steps, *_ = budgets["frozen"]
+    steps, batch, crop = _BUDGET[adaptation]
+    head_steps, *_ = _BUDGET["frozen"]
     if config.scale is not None:
         config = replace(config, input_size=f"x{config.scale:g}", scale=None)
     if config.protocol == "paper":
