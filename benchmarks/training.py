@@ -28,8 +28,9 @@ from emvfm.datasets.compose import compose
 from emvfm.datasets.options import ComposeOptions
 from emvfm.datasets.phantom import write_phantom
 from emvfm.extraction.pipeline import embed_dataset
-from emvfm.segmentation.batches import Batches, Cropping, ImageCrops, TokenCrops
+from emvfm.segmentation.batches import Batches, ImageCrops, TokenCrops
 from emvfm.segmentation.config import TrainConfig
+from emvfm.segmentation.cropping import Cropping
 from emvfm.segmentation.loop import Loop
 from emvfm.segmentation.losses import build_loss
 from emvfm.segmentation.model import SegmentationModel, build_model, open_backbone, preprocess_of

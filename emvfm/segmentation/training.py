@@ -28,9 +28,10 @@ from emvfm.errors import UsageError
 from emvfm.extraction.pipeline import embed_dataset, identity_of
 from emvfm.provenance import peak_memory_mib
 from emvfm.segmentation.augmentation_options import Augmentation
-from emvfm.segmentation.batches import Batches, Cropping, ImageCrops, TokenCrops
+from emvfm.segmentation.batches import Batches, ImageCrops, TokenCrops
 from emvfm.segmentation.checkpoints import load_head
 from emvfm.segmentation.config import TrainConfig
+from emvfm.segmentation.cropping import Cropping
 from emvfm.segmentation.ema import MovingAverage
 from emvfm.segmentation.fusion import unfused
 from emvfm.segmentation.heads import count_parameters

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from emvfm.backbones.loading import load_backbone
 from emvfm.backbones.lora import adapter_parameters, inject_lora
@@ -24,7 +22,8 @@ from emvfm.extraction.pipeline import embed_dataset
 from emvfm.segmentation import batches
 from emvfm.segmentation.augmentation import Dihedral, all_dihedral
 from emvfm.segmentation.augmentation_options import Augmentation
-from emvfm.segmentation.batches import Cropping, ImageCrops, TokenCrops
+from emvfm.segmentation.batches import ImageCrops, TokenCrops
+from emvfm.segmentation.cropping import Cropping
 from emvfm.segmentation.geometry import as_map, target_of
 from emvfm.segmentation.losses import IGNORE
 from emvfm.segmentation.model import build_model
@@ -262,24 +261,6 @@ def test_a_warped_crop_shows_its_target_where_the_image_shows_it(image_crops) ->
         counted += int(seen.sum())
     assert counted > 3 * 48 * 48
     assert wrong < 0.02 * counted  # the bounds of interpolation
-
-
-def test_crops_of_the_whole_keep_their_shape_however_they_turn() -> None:
-    cropping, rng = Cropping(0), np.random.default_rng(0)
-    assert cropping.size(16, [(5, 7), (6, 4)]) == (5, 4)
-    for _ in range(20):
-        assert cropping.turn(rng, (5, 4)).k in (0, 2)
-
-
-@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 2**32 - 1))
-def test_a_crop_around_the_foreground_holds_some_and_lies_in_the_image(h: int, w: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    target = np.zeros((7 * 4, 9 * 4), np.uint8)
-    target[rng.integers(28), rng.integers(36)] = 1
-    y, x = Cropping(0, foreground=1.0).corner(rng, target, (h, w), 4)
-    assert 0 <= y <= 7 - h
-    assert 0 <= x <= 9 - w
-    assert target[y * 4 : (y + h) * 4, x * 4 : (x + w) * 4].sum() == 1
 
 
 def test_the_share_of_foreground_is_that_of_the_masks(image_crops, embed) -> None:
