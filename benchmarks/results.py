@@ -88,9 +88,8 @@ def interval(estimate: Estimate, sign: str = "") -> str:
 
 def train(study: Study, given: argparse.Namespace) -> Trained:
     """Train and score every row of the tables."""
-    seeds = {
-        row: given.lora_seeds if row.kind == LORA else given.seeds for row in ROWS if row.data != TOGETHER
-    }
+    own = {LORA: given.lora_seeds, TOKENS: given.tokens_seeds}
+    seeds = {row: own.get(row.kind, given.seeds) for row in ROWS if row.data != TOGETHER}
     seeds |= {Row(TOGETHER, FROZEN): given.both_seeds} | dict.fromkeys(CURVES, given.curve_seeds)
     order = sorted({seed for each in seeds.values() for seed in each})
     wanted = [(row, seed) for seed in order for row, each in seeds.items() if seed in each]
@@ -325,6 +324,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("emvfm-workspace"), help="workspace")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the tables")
     parser.add_argument("--lora-seeds", type=int, nargs="*", default=[0, 1, 2], help="of LoRA")
+    parser.add_argument("--tokens-seeds", type=int, nargs="*", default=[0, 1, 2], help="of tokens alone")
     parser.add_argument("--both-seeds", type=int, nargs="*", default=[0, 1, 2], help="of training on both")
     parser.add_argument("--curve-seeds", type=int, nargs="*", default=[0], help="of the curve over slices")
     parser.add_argument("--jobs", type=int, default=2, help="runs trained at a time")
