@@ -281,8 +281,8 @@ def _cost_section(page: Document, trained: Trained) -> None:
     page.section(
         "Time and memory",
         "Seconds of training without validation and peak resident memory of the process, means over seeds; embedding is "
-        f"paid once for all runs. {trained.study.jobs} runs at a time shared the cores, and at times other programs: "
-        "seconds are upper bounds.",
+        "paid once for all runs, and LoRA's seconds come on top of those of the frozen run it begins from. "
+        f"{trained.study.jobs} runs at a time shared the cores, and at times other programs: seconds are upper bounds.",
     )
     table = []
     for row in ROWS:
