@@ -17,10 +17,7 @@ from emvfm.datasets.images import read_image
 from emvfm.datasets.manifest import Dataset, Sample
 from emvfm.datasets.masks import read_mask
 from emvfm.errors import MissingError
-from emvfm.segmentation.augmentation import (
-    augment,
-    margin_of,
-)
+from emvfm.segmentation.augmentation import augment, margin_of
 from emvfm.segmentation.cropping import Cropping, Size, around, beyond
 from emvfm.segmentation.geometry import as_map, target_of
 from emvfm.segmentation.losses import IGNORE

@@ -93,6 +93,8 @@ class UNet(nn.Module):
     def contract(self, pixels: Tensor, meet: Mapping[int, Meet] | None = None) -> list[Tensor]:
         """Return the features of all levels, `(B, width 2^level, H / 2^level, W / 2^level)`, finest first.
 
+        Sides are halved upwards: what meets the levels may come in odd numbers.
+
         Parameters
         ----------
         meet
@@ -108,7 +110,7 @@ class UNet(nn.Module):
         return levels
 
     def expand(self, levels: list[Tensor]) -> Tensor:
-        """Return logits `(B, K, H, W)` of the features of all levels, finest first; an odd side was halved upwards."""
+        """Return logits `(B, K, H, W)` of the features of all levels, finest first."""
         *skips, coarsest = levels
         features = self.drop(coarsest)
         for grow, block, skip in zip(reversed(self.grow), reversed(self.up), reversed(skips), strict=True):

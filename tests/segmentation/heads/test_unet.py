@@ -34,7 +34,7 @@ def test_a_width_that_does_not_halve_three_times_is_refused(width: int) -> None:
 
 
 @pytest.mark.parametrize("grid", [(3, 5), (1, 1), (4, 7)])
-def test_an_odd_number_of_tokens_keeps_its_place(grid: tuple[int, int]) -> None:
+def test_an_odd_number_of_tokens_halves_all_the_same(grid: tuple[int, int]) -> None:
     rows, columns = grid
     head = _head()
     tokens, pixels = torch.randn(1, 16, rows, columns), torch.randn(1, 3, 8 * rows, 8 * columns)
