@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks.document import Document
 from benchmarks.study import FOLDS, TESTS, WEIGHTS, WRONG, Row, Study, title
+from benchmarks.verdicts import between
 from emvfm.datasets.manifest import load_dataset
 from emvfm.provenance import sha256_file
 from emvfm.report.figures import iou_matrix, trends
@@ -78,14 +79,6 @@ class Trained:
         return both, paired_difference(one, other, self.study.blocks(test))
 
 
-def interval(estimate: Estimate, sign: str = "") -> str:
-    """Return an estimate as text."""
-    text = f"{estimate.value:{sign}.3f}"
-    if estimate.low is None or estimate.high is None:
-        return text
-    return f"{text} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
-
-
 def train(study: Study, given: argparse.Namespace) -> Trained:
     """Train and score every row of the tables."""
     own = {LORA: given.lora_seeds, TOKENS: given.tokens_seeds}
@@ -142,7 +135,9 @@ def _matrix_section(page: Document, trained: Trained, images: Path) -> None:
     for row, estimates in zip(rows, values, strict=True):
         pooled = [[sum(c, Counts()).iou for c in trained.counts(row, test)] for test in TESTS]
         each = ", ".join(f"{a:.3f} / {b:.3f}" for a, b in zip(*pooled, strict=True))
-        table.append([title(row.data), row.kind, len(pooled[0]), *map(interval, estimates), each])
+        table.append(
+            [title(row.data), row.kind, len(pooled[0]), *(between(e.to_json()) for e in estimates), each]
+        )
     page.table(
         ["trained on", "model", "seeds", "test on Lucchi", "test on VNC", "each seed (Lucchi / VNC)"], table
     )
@@ -173,7 +168,7 @@ def _comparison_section(page: Document, trained: Trained) -> None:
     for what, first, second, test in pairs:
         if first in trained.runs and second in trained.runs:
             n, difference = trained.difference(first, second, test)
-            table.append([what, title((test,)), n, interval(difference, "+")])
+            table.append([what, title((test,)), n, between(difference.to_json(), "+")])
     page.table(["difference", "test", "seeds", "IoU [95 %]"], table)
 
 
@@ -226,7 +221,7 @@ def _curve_section(page: Document, trained: Trained, images: Path) -> None:
     page.table(
         ["training slices", "seeds", *kinds],
         [
-            [n, len(trained.runs[points[n][FROZEN]]), *(interval(found[n][kind]) for kind in kinds)]
+            [n, len(trained.runs[points[n][FROZEN]]), *(between(found[n][kind].to_json()) for kind in kinds)]
             for n in points
         ],
     )
@@ -271,7 +266,8 @@ def _folds_section(page: Document, study: Study, seed: int) -> None:
     page.table(["test sections", "train", "test", "foreground", *FOLD_KINDS], table)
     block = [fold for fold, counts in enumerate(pooled[FROZEN]) for _ in counts]
     means = [
-        interval(mean_of_runs([[c for part in pooled[kind] for c in part]], block)) for kind in FOLD_KINDS
+        between(mean_of_runs([[c for part in pooled[kind] for c in part]], block).to_json())
+        for kind in FOLD_KINDS
     ]
     page.text("All sections pooled, each scored by the model that did not see its block (5 blocks resampled): "
               + "; ".join(f"{kind} {mean}" for kind, mean in zip(FOLD_KINDS, means, strict=True)) + ".")  # fmt: skip

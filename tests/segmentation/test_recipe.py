@@ -31,6 +31,7 @@ def _asked(**changes: Any) -> TrainConfig:
         ({}, "frozen", (600, 4, 336)),
         ({"head": "deconv"}, "frozen", (600, 4, 336)),
         ({"lora": True}, "lora", (200, 2, 336)),
+        ({"lora": True, "head": "fpn"}, "lora", (200, 2, 336)),
         ({"full": True}, "full", (200, 2, 336)),
         ({"backbone": "unet"}, "scratch", (1000, 4, 336)),
         ({"backbone": "unet", "steps": 7, "batch": 3, "crop": 0}, "scratch", (7, 3, 0)),
