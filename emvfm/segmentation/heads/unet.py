@@ -6,20 +6,23 @@ import torch
 from torch import Tensor, nn
 
 from emvfm.errors import UsageError
-from emvfm.segmentation.heads.blocks import POINTS, HeadShape, pixels_under, projected, twice
+from emvfm.segmentation.heads.blocks import POINTS, HeadShape, pixels_under, projected
 from emvfm.segmentation.unet import UNet
 
 __all__ = ["TokenUNet"]
 
 MEETING = POINTS.bit_length() - 1  # halvings that lead from the points to the tokens
 DEPTH = MEETING + 1  # one more, so that tokens are seen among their neighbours
+SOFTLY = 0.1  # of the tokens at the first step
 
 
 class TokenUNet(nn.Module):
-    """The plain U-Net over the pixels, four halvings deep, with the tokens beside its third.
+    """The plain U-Net over the pixels, four halvings deep, with the tokens added behind its third.
 
     Pixels are resampled to eight points along a patch whatever its size, so that three halvings lead to the
-    tokens. Without the tokens it is `UNet`; what it gains over one is what the backbone adds. In TransUNet
+    tokens. Without the tokens it is `UNet`; what it gains over one is what the backbone adds. Each channel of
+    the tokens has a weight, small at first (LayerScale, Touvron et al. 2021, arXiv:2103.17239): tokens at full
+    strength tell the training volume by heart before the U-Net has learnt to see. In TransUNet
     (Chen et al. 2021, arXiv:2102.04306) and UNETR (Hatamizadeh et al. 2022, arXiv:2103.10504) the transformer
     is trained with the rest; here its tokens may come from a store.
 
@@ -44,7 +47,7 @@ class TokenUNet(nn.Module):
             )
         self.patch = shape.patch
         self.project = projected(shape, shape.width)
-        self.merge = twice(2 * shape.width, shape.width)
+        self.strength = nn.Parameter(torch.full((shape.width, 1, 1), SOFTLY))
         self.unet = UNet(shape.width // POINTS, DEPTH, classes=shape.classes, dropout=shape.dropout)
 
     def forward(self, tokens: Tensor, pixels: Tensor | None = None) -> Tensor:
@@ -60,9 +63,9 @@ class TokenUNet(nn.Module):
         UsageError
             Without pixels, or with pixels of another place or size than the tokens.
         """
-        said = self.project(tokens)
+        said = self.strength * self.project(tokens)
         levels = self.unet.contract(
             pixels_under(tokens, pixels, self.patch, "unet"),
-            meet={MEETING: lambda features: self.merge(torch.cat((said, features), dim=1))},
+            meet={MEETING: lambda features: features + said},
         )
         return self.unet.expand(levels)
