@@ -56,7 +56,7 @@ def build_head(
         ``fpn``: all layers make one map, whose doublings form a pyramid that is added from the top down.
         ``detail``: convolutions over the pixels meet the tokens and lead back up to eight points a patch;
         outlines come from the image, the decision from the tokens. ``unet``: the plain U-Net over the pixels,
-        that meets the tokens on its way down.
+        to which the tokens are added on its way down.
     channels
         Channels C of the input, `layers` times the width D of the backbone.
     layers

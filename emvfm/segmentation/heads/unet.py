@@ -1,4 +1,4 @@
-"""A U-Net that meets the tokens on its way down: a backbone added to what a user would train without one."""
+"""A U-Net to which tokens are added on its way down: a backbone added to what a user would train without one."""
 
 from __future__ import annotations
 
