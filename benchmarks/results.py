@@ -123,14 +123,13 @@ def _matrix_section(page: Document, trained: Trained, images: Path) -> None:
         "earlier, on the training sections alone: trained on their left halves, scored on their right halves "
         "([Segmentation](segmentation.md)).",
     )
-    page.bullets(
-        [
-            f"**{FROZEN}**: the backbone as it is; a head on tokens of four blocks that also sees the pixels.",
-            f"**{TOKENS}**: the same without pixels: what the backbone alone carries.",
-            f"**{LORA}**: the first, with an adapter trained in the backbone, begun from the frozen run.",
-            f"**{UNET}**: no backbone; a plain U-Net from scratch, on the same slices.",
-        ]
-    )
+    said = {
+        FROZEN: "the backbone as it is; a head on tokens of four blocks that also sees the pixels.",
+        TOKENS: "a head on the same blocks without pixels: what the backbone alone carries.",
+        LORA: "the first, with an adapter trained in the backbone, begun from the frozen run.",
+        UNET: "no backbone; a plain U-Net from scratch, on the same slices.",
+    }
+    page.bullets([f"**{kind}** (`{' '.join(KINDS[kind])}`): {text}" for kind, text in said.items()])
     rows = [row for row in ROWS if row in trained.runs]
     values = [[trained.estimate(row, test) for test in TESTS] for row in rows]
     table = []
