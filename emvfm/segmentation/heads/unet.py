@@ -21,8 +21,8 @@ class TokenUNet(nn.Module):
 
     Pixels are resampled to eight points along a patch whatever its size, so that three halvings lead to the
     tokens. Without the tokens it is `UNet`; what it gains over one is what the backbone adds. Each channel of
-    the tokens has a weight, small at first (LayerScale, Touvron et al. 2021, arXiv:2103.17239): tokens at full
-    strength tell the training volume by heart before the U-Net has learnt to see. In TransUNet
+    the tokens has a weight, small at first (LayerScale, Touvron et al. 2021, arXiv:2103.17239), so that the
+    U-Net begins to see before the tokens tell it the training volume by heart. In TransUNet
     (Chen et al. 2021, arXiv:2102.04306) and UNETR (Hatamizadeh et al. 2022, arXiv:2103.10504) the transformer
     is trained with the rest; here its tokens may come from a store.
 
