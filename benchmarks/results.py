@@ -29,10 +29,11 @@ COMMAND = "nox -s results -- --shared FOLDER"
 FROZEN, TOKENS, LORA, UNET = "frozen", "frozen, tokens alone", "LoRA", "U-Net"
 # 16 pixels of the image to a token, so that the head sees the image at half its size, as the U-Net does.
 _HEAD = ("--input-size", "x0.875", "--crop", "392", "--views", "8")
+_HEAD_STEPS = "420"  # LoRA begins from the frozen run where it asks for as many
 KINDS: dict[str, tuple[str, ...]] = {
-    FROZEN: (*_HEAD, "--steps", "420"),
+    FROZEN: (*_HEAD, "--steps", _HEAD_STEPS),
     TOKENS: ("--head", "deconv", "--lr", "0.002", "--crop", "448", "--steps", "600"),
-    LORA: (*_HEAD, "--head-steps", "420", "--lora", "--steps", "150"),
+    LORA: (*_HEAD, "--head-steps", _HEAD_STEPS, "--lora", "--steps", "150"),
     # Half the size and a narrow net: what a processor trains in the minutes that the frozen head takes.
     UNET: (
         "--backbone",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import gcd
 from typing import Literal
 
@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from emvfm.errors import UsageError
 
-__all__ = ["Meet", "UNet"]
-
-Meet = Callable[[Tensor], Tensor]
+__all__ = ["UNet"]
 
 GROUPS = 8
 WIDEST = 512
@@ -90,22 +88,22 @@ class UNet(nn.Module):
             )
         return self.expand(self.contract(pixels))
 
-    def contract(self, pixels: Tensor, meet: Mapping[int, Meet] | None = None) -> list[Tensor]:
+    def contract(self, pixels: Tensor, added: Mapping[int, Tensor] | None = None) -> list[Tensor]:
         """Return the features of all levels, `(B, width 2^level, H / 2^level, W / 2^level)`, finest first.
 
-        Sides are halved upwards: what meets the levels may come in odd numbers.
+        Sides are halved upwards: what is added to the levels may come in odd numbers.
 
         Parameters
         ----------
-        meet
-            By level, what its features go through before they go on to the next one; they keep their shape.
+        added
+            By level, what is added to its features before they go on to the next one.
         """
         levels: list[Tensor] = []
         features = pixels
         for level, block in enumerate(self.down):
             features = block(nn.functional.max_pool2d(features, 2, ceil_mode=True) if level else features)
-            if meet and level in meet:
-                features = meet[level](features)
+            if added and level in added:
+                features = features + added[level]
             levels.append(features)
         return levels
 

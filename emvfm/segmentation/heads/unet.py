@@ -63,9 +63,6 @@ class TokenUNet(nn.Module):
         UsageError
             Without pixels, or with pixels of another place or size than the tokens.
         """
+        points = pixels_under(tokens, pixels, self.patch, "unet")
         said = self.strength * self.project(tokens)
-        levels = self.unet.contract(
-            pixels_under(tokens, pixels, self.patch, "unet"),
-            meet={MEETING: lambda features: features + said},
-        )
-        return self.unet.expand(levels)
+        return self.unet.expand(self.unet.contract(points, added={MEETING: said}))

@@ -23,6 +23,7 @@ def test_with_tokens_of_no_strength_it_is_the_plain_unet_over_the_pixels() -> No
     plain = UNet(4, 4).eval()
     plain.load_state_dict(head.unet.state_dict())
     tokens, pixels = torch.randn(2, 16, 4, 6), torch.randn(2, 3, 32, 48)
+    torch.testing.assert_close(head.unet.expand(head.unet.contract(pixels)), plain(pixels))
     assert not torch.allclose(head(tokens, pixels), plain(pixels), atol=1e-3)
     head.strength.data.zero_()
     torch.testing.assert_close(head(tokens, pixels), plain(pixels))
